@@ -8,6 +8,17 @@
 
 #![forbid(unsafe_code)]
 
+mod codec;
+mod extremes;
 mod format;
 
+mod bf16;
+mod f16;
+mod f32;
+mod q4_0;
+mod q4_1;
+mod q5_0;
+mod q8_0;
+
+pub use codec::{decode, encode};
 pub use format::Format;
