@@ -1,6 +1,6 @@
 //! The kernel table and the worker pool of one engine, chosen once at start.
 
-use crate::{Isa, Pool};
+use crate::{Error, Isa, Pool, topology};
 
 /// What to run on; the default is the best that this machine has.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +9,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Compute threads, the calling thread included; by default one a physical core.
     pub threads: Option<usize>,
+    /// Binds compute thread `i` to processor `affinity[i]` (Linux); the thread that calls [`Cpu::new`] is the first.
+    pub affinity: Option<Vec<usize>>,
 }
 
 /// The instruction set and the worker pool: everything that an operation needs besides its operands.
@@ -20,9 +22,13 @@ pub struct Cpu {
 
 impl Cpu {
     /// Chooses the kernels and starts the worker threads.
-    pub fn new(options: &CpuOptions) -> Cpu {
-        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        Cpu { isa: options.isa.unwrap_or_else(Isa::best), pool: Pool::new(threads) }
+    ///
+    /// # Errors
+    /// The forced instruction set is absent, or the system refuses a thread or a processor.
+    pub fn new(options: &CpuOptions) -> Result<Cpu, Error> {
+        let isa = options.isa.unwrap_or_else(Isa::best).require()?;
+        let threads = options.threads.unwrap_or_else(topology::physical_cores);
+        Ok(Cpu { isa, pool: Pool::with_affinity(threads, options.affinity.as_deref())? })
     }
 
     /// The instruction set in use.

@@ -17,6 +17,25 @@ pub enum Error {
     /// The instruction set exists, but this CPU lacks it.
     #[error("this CPU has no {0} (it has: {1})")]
     IsaAbsent(Isa, String),
+    /// The system refused a compute thread.
+    #[error("cannot start a compute thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A thread cannot be bound to a processor.
+    #[error("cannot bind a compute thread to processor {processor}: {reason}")]
+    Affinity {
+        /// The processor asked for.
+        processor: usize,
+        /// What the system says.
+        reason: String,
+    },
+    /// Fewer processors were listed than there are threads.
+    #[error("affinity lists {processors} processors for {threads} compute threads")]
+    AffinityTooShort {
+        /// Compute threads.
+        threads: usize,
+        /// Processors listed.
+        processors: usize,
+    },
     /// An activation became infinite or not a number.
     #[error("non-finite activation")]
     NonFinite,

@@ -68,13 +68,24 @@ impl Isa {
     /// # Errors
     /// The name is unknown, or this CPU lacks the instruction set.
     pub fn parse(name: &str) -> Result<Isa, Error> {
-        let names = |isas: &mut dyn Iterator<Item = Isa>| isas.map(Isa::name).collect::<Vec<_>>().join(", ");
-        let isa = Isa::ALL
+        Isa::ALL
             .into_iter()
             .find(|isa| isa.name() == name)
-            .ok_or_else(|| Error::UnknownIsa { given: name.to_owned(), known: names(&mut Isa::ALL.into_iter()) })?;
-        if isa.is_available() { Ok(isa) } else { Err(Error::IsaAbsent(isa, names(&mut Isa::available()))) }
+            .ok_or_else(|| Error::UnknownIsa { given: name.to_owned(), known: names(Isa::ALL) })?
+            .require()
     }
+
+    /// This one, if the CPU has it.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn require(self) -> Result<Isa, Error> {
+        if self.is_available() { Ok(self) } else { Err(Error::IsaAbsent(self, names(Isa::available()))) }
+    }
+}
+
+fn names(isas: impl IntoIterator<Item = Isa>) -> String {
+    isas.into_iter().map(Isa::name).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for Isa {

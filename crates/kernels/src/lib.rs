@@ -9,11 +9,13 @@
 //!
 //! `unsafe` zone 2 (SAFETY.md): loads through pointers, and calls into functions compiled for a proven CPU feature.
 
+mod affinity;
 mod arch;
 mod cpu;
 mod error;
 mod isa;
 mod pool;
+mod topology;
 
 pub use cpu::{Cpu, CpuOptions};
 pub use error::Error;

@@ -1,6 +1,18 @@
 //! The worker pool: the same few threads for every parallel region, a short spin and then sleep between regions.
+//!
+//! This file owns the threads; the protocol by which a region is handed to them and reported done is [`handoff`]. There are no
+//! queues and no stealing: worker `i` always does part `i`, so that it finds its rows where it left them.
 
+mod handoff;
+mod sync;
+
+use crate::{Error, affinity};
+use handoff::Handoff;
+use std::any::Any;
+use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use sync::{Arc, AtomicBool, JoinHandle, Mutex, Ordering};
 
 /// The part of `0..count` that worker `index` of `parts` does: contiguous, in order, sizes differing by at most one.
 pub fn split(count: usize, parts: usize, index: usize) -> Range<usize> {
@@ -8,30 +20,124 @@ pub fn split(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
 /// Worker threads; the caller of [`Pool::run`] is worker 0.
-#[derive(Debug)]
 pub struct Pool {
-    threads: usize,
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// A region is running: whoever calls now does all parts itself.
+    busy: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    handoff: Handoff,
+    /// The first panic of a worker in the current region.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Pool {
-    /// Starts `threads - 1` workers.
-    pub fn new(threads: usize) -> Pool {
-        Pool { threads: threads.max(1) }
+    /// Starts `threads - 1` workers (none for 0 or 1).
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn new(threads: usize) -> Result<Pool, Error> {
+        Pool::with_affinity(threads, None)
+    }
+
+    /// The same with worker `i` bound to processor `processors[i]`; the calling thread, worker 0, is bound too.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a processor, or the list is shorter than `threads`.
+    pub fn with_affinity(threads: usize, processors: Option<&[usize]>) -> Result<Pool, Error> {
+        let threads = threads.max(1);
+        if let Some(processors) = processors {
+            if processors.len() < threads {
+                return Err(Error::AffinityTooShort { threads, processors: processors.len() });
+            }
+            affinity::check(&processors[..threads])?;
+            affinity::bind_current_thread(processors[0])?;
+        }
+        let shared = Arc::new(Shared { handoff: Handoff::new(threads), panic: Mutex::new(None) });
+        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), busy: AtomicBool::new(false) };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let processor = processors.map(|processors| processors[index]);
+            let body = move || {
+                // `check` has bound a thread to this processor once already; should it have gone since, running anywhere
+                // is still right.
+                let _ = processor.map(affinity::bind_current_thread);
+                shared.work(index);
+            };
+            // Leaving early drops the pool, which joins the workers started so far.
+            pool.workers.push(sync::spawn(index, body).map_err(Error::Thread)?);
+        }
+        Ok(pool)
     }
 
     /// Workers, the calling thread included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.workers.len() + 1
     }
 
-    /// Runs `job(index)` once for every worker index in `0..threads()` and returns when all are done.
+    /// Runs `job(index)` once for every worker index in `0..threads()` and returns when all are done. Allocates nothing.
+    ///
+    /// The parts must not wait for one another: while a region is running, a second call, from inside a job or from another
+    /// thread, does all of its parts in order on its own thread.
+    ///
+    /// # Panics
+    /// Where a part panics: after all parts are done, with the payload of the caller's own part or else the first one.
     pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for index in 1..self.threads {
-                scope.spawn(move || job(index));
-            }
-            job(0);
-        });
+        if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
+            (0..self.threads()).for_each(job);
+            return;
+        }
+        self.shared.handoff.start((&raw const job).cast_mut().cast());
+        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
+        self.shared.handoff.wait_until_done();
+        let theirs = self.shared.panic.lock().expect("nothing panics under this lock").take();
+        self.busy.store(false, Ordering::Release);
+        if let Some(payload) = own.err().or(theirs) {
+            resume_unwind(payload);
+        }
     }
 }
+
+impl Shared {
+    /// A worker's life: region after region until the pool stops.
+    fn work(&self, index: usize) {
+        let mut seen = 0;
+        loop {
+            let job = self.handoff.next(&mut seen);
+            if job.is_null() {
+                return;
+            }
+            // SAFETY: `run` made this pointer from its local variable of this very type, and stays in its frame until this
+            // worker has called `part_done`.
+            let job: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(index))) {
+                self.panic.lock().expect("nothing panics under this lock").get_or_insert(payload);
+            }
+            self.handoff.part_done();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.handoff.stop();
+        for worker in self.workers.drain(..) {
+            worker.join().expect("a worker catches the panics of its jobs");
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
