@@ -1,0 +1,23 @@
+//! `lru`: the least recently touched expert leaves. The reference for all others.
+
+use super::{Eviction, Observed};
+use crate::order::Order;
+
+/// Needs nothing beyond the recency order that every layer keeps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lru;
+
+impl Eviction for Lru {
+    fn observe(&mut self, _token: &Observed<'_>) {}
+
+    fn touch(&mut self, _expert: u32, _cached: bool) {}
+
+    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32 {
+        recency
+            .iter()
+            .find(|&expert| !chosen[expert as usize])
+            .expect("a cache over its capacity holds more than the token's K experts")
+    }
+
+    fn clear(&mut self) {}
+}

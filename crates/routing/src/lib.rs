@@ -1,0 +1,35 @@
+//! Which experts run, and which are cached: routing policies, logical caches and their evictions (METHOD.md).
+//!
+//! Pure decisions: no clock, no thread, no file, no allocation per token. The same scores and state give the same choice
+//! everywhere, so that a lossy run can be repeated bit by bit.
+//!
+//! ```text
+//! router scores -> ranking -> policy (looks at the logical cache) -> Selection -> touch -> eviction
+//! ```
+//!
+//! One [`SessionRouting`] per session; the engine calls [`SessionRouting::route`] once per token and MoE layer. Routing
+//! weights are the engine's: they always come from the original scores.
+//!
+//! Reading order: `options`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod evictions;
+mod figures;
+mod layer;
+mod options;
+mod order;
+mod policies;
+mod ranking;
+mod selection;
+mod session;
+mod spec;
+
+pub use error::Error;
+pub use evictions::EvictionSpec;
+pub use figures::{Counts, Lifetimes, effective_experts};
+pub use options::{LayerShape, Phase, RouterScores, RoutingOptions, Start, TouchOrder};
+pub use policies::Policy;
+pub use selection::Selection;
+pub use session::SessionRouting;
