@@ -1,0 +1,212 @@
+//! Files that break GGUF's rules: each is refused, with file, place, expected and found in the message.
+
+use moce_gguf::Gguf;
+
+/// A header written field by field, so that any of them can be wrong.
+#[derive(Clone, Default)]
+struct Raw(Vec<u8>);
+
+impl Raw {
+    fn header(tensors: u64, keys: u64) -> Raw {
+        Raw(b"GGUF".to_vec()).u32(3).u64(tensors).u64(keys)
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Raw {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn u32(self, value: u32) -> Raw {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(self, value: u64) -> Raw {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn string(self, text: &str) -> Raw {
+        self.u64(text.len() as u64).bytes(text.as_bytes())
+    }
+
+    fn key_u32(self, key: &str, value: u32) -> Raw {
+        self.string(key).u32(4).u32(value)
+    }
+
+    fn tensor(self, name: &str, dims: &[u64], tensor_type: u32, offset: u64) -> Raw {
+        let mut raw = self.string(name).u32(dims.len() as u32);
+        for &dim in dims {
+            raw = raw.u64(dim);
+        }
+        raw.u32(tensor_type).u64(offset)
+    }
+
+    /// Pads the header to 32 and adds `bytes` of data.
+    fn data(mut self, bytes: usize) -> Raw {
+        self.0.resize(self.0.len().next_multiple_of(32) + bytes, 7);
+        self
+    }
+
+    fn parse(self) -> Result<Gguf, String> {
+        Gguf::parse("m.gguf", self.0).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn refused(self, message: &str) {
+        assert_eq!(self.parse().expect_err("a broken file was taken"), message);
+    }
+}
+
+/// Two tensors of 64 bytes each, one key.
+fn sound() -> Raw {
+    Raw::header(2, 1).key_u32("k", 1).tensor("a", &[16], 0, 0).tensor("b", &[4, 4], 0, 64).data(128)
+}
+
+#[test]
+fn a_sound_file_is_taken() {
+    let model = sound().parse().unwrap();
+    assert_eq!(model.metadata().u32("k").unwrap(), 1);
+    let b = model.tensor("b").unwrap();
+    assert_eq!((b.dims(), b.rows(), b.columns(), b.bytes(), b.row_bytes()), (&[4, 4][..], 4, 4, 64, 16));
+    let mut bytes = vec![0; 64];
+    model.read_tensor(b, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 64]);
+    assert_eq!(model.tensor("c").unwrap_err().to_string(), "m.gguf: no tensor \"c\" among 2");
+    assert_eq!(model.tensors().map(|t| t.name()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let whole = sound().0;
+    for length in 0..whole.len() {
+        let error = Raw(whole[..length].to_vec()).parse().expect_err("a truncated file was taken");
+        assert!(error.starts_with("m.gguf: byte "), "{error}");
+    }
+}
+
+#[test]
+fn no_single_byte_makes_it_panic() {
+    let whole = sound().0;
+    for place in 0..whole.len() {
+        for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[place] = value;
+            let _ = Raw(bytes).parse();
+        }
+    }
+}
+
+#[test]
+fn other_files_and_versions() {
+    Raw(b"PK\x03\x04".to_vec()).refused("m.gguf: byte 0: header: magic: expected \"GGUF\", found \"PK\\x03\\x04\"");
+    Raw(b"GGUF".to_vec()).u32(1).refused("m.gguf: byte 4: header: version: expected 2 or 3, found 1");
+    Raw(b"GGUF".to_vec()).u32(3 << 24).refused("m.gguf: big-endian GGUF (version 3), expected little-endian");
+    let two = Raw(b"GGUF".to_vec()).u32(2).u64(0).u64(0);
+    assert_eq!(two.parse().unwrap().version(), 2);
+}
+
+#[test]
+fn counts_are_compared_with_what_remains() {
+    Raw::header(u64::MAX, 0).refused(
+        "m.gguf: byte 8: header: number of tensors: expected at most 0 (least size 33, 0 bytes remain in the file), \
+         found 18446744073709551615",
+    );
+    Raw::header(0, 2).key_u32("k", 1).refused(
+        "m.gguf: byte 16: header: number of keys: expected at most 1 (least size 14, 17 bytes remain in the file), found 2",
+    );
+    Raw::header(0, 1).string("k").u32(9).u32(10).u64(1 << 61).bytes(&[0; 80]).refused(
+        "m.gguf: byte 41: key \"k\": element count: expected at most 10 (least size 8, 80 bytes remain in the file), \
+         found 2305843009213693952",
+    );
+    Raw::header(0, 1).string("key").u32(8).u64(100).bytes(&[0; 99]).refused(
+        "m.gguf: byte 39: key \"key\": value: expected at most 99 (least size 1, 99 bytes remain in the file), found 100",
+    );
+}
+
+#[test]
+fn bad_keys_and_values() {
+    let one = || Raw::header(0, 1);
+    one()
+        .string("")
+        .u32(4)
+        .bytes(&[0; 8])
+        .refused("m.gguf: byte 24: key 0 of 1: key: expected at least one byte, found none");
+    one()
+        .u64(1)
+        .bytes(b"\xff")
+        .u32(4)
+        .u32(1)
+        .refused("m.gguf: byte 24: key 0 of 1: key: expected UTF-8, found \"\\xff\"");
+    one().string("k").u32(13).u32(0).refused("m.gguf: byte 33: key \"k\": value type: expected 0 to 12, found 13");
+    one().string("k").u32(7).bytes(&[2]).refused("m.gguf: byte 37: key \"k\": bool: expected 0 or 1, found 2");
+    let twice = Raw::header(0, 3).key_u32("k", 1).key_u32("l", 1).key_u32("k", 1);
+    twice.refused("m.gguf: byte 58: key \"k\": key: expected each key once, found it again");
+    let mut nested = one().string("k").u32(9);
+    for _ in 0..5 {
+        nested = nested.u32(9).u64(1);
+    }
+    nested
+        .bytes(&[0; 12])
+        .refused("m.gguf: byte 85: key \"k\": array: expected at most 4 arrays within each other, found 5");
+}
+
+#[test]
+fn strings_need_not_be_utf_8() {
+    let raw = Raw::header(0, 1).string("t").u32(9).u32(8).u64(2).u64(2).bytes(b"\xc3\x28").string("");
+    let model = raw.parse().unwrap();
+    let tokens = model.metadata().strings("t").unwrap();
+    assert_eq!(tokens.iter().collect::<Vec<_>>(), [&b"\xc3\x28"[..], b""]);
+}
+
+#[test]
+fn alignment_is_a_power_of_two() {
+    for bad in [0, 3, 24, 1 << 25] {
+        Raw::header(0, 1).key_u32("general.alignment", bad).refused(&format!(
+            "m.gguf: byte 49: key \"general.alignment\": value: expected a power of two up to 16777216, found u32 {bad}"
+        ));
+    }
+}
+
+#[test]
+fn bad_tensors() {
+    let one = |dims: &[u64], tensor_type, offset| Raw::header(1, 0).tensor("t", dims, tensor_type, offset).data(256);
+    one(&[], 0, 0).refused("m.gguf: byte 33: tensor \"t\": number of dimensions: expected 1 to 4, found 0");
+    one(&[1, 1, 1, 1, 1], 0, 0)
+        .refused("m.gguf: byte 33: tensor \"t\": number of dimensions: expected 1 to 4, found 5");
+    one(&[4, 0], 0, 0).refused("m.gguf: byte 33: tensor \"t\": dimensions: expected no dimension of 0, found [4, 0]");
+    one(&[48], 2, 0).refused(
+        "m.gguf: byte 33: tensor \"t\": dimensions: expected rows of a multiple of 32 elements (Q4_0), found 48",
+    );
+    one(&[1 << 32, 1 << 32], 24, 0).refused(&format!(
+        "m.gguf: byte 33: tensor \"t\": dimensions: expected a size of at most {} bytes and elements, \
+         found [4294967296, 4294967296] of I8",
+        isize::MAX
+    ));
+    one(&[32], 31, 0).refused("m.gguf: byte 45: tensor \"t\": type: expected a tensor type of ggml, found 31");
+    one(&[32], 0, 16).refused("m.gguf: byte 49: tensor \"t\": offset: expected a multiple of 32, found 16");
+    one(&[32], 0, 160)
+        .refused("m.gguf: byte 49: tensor \"t\": offset: expected 128 bytes inside the data (256 bytes), found 160");
+    one(&[32], 0, u64::MAX - 31).refused(
+        "m.gguf: byte 49: tensor \"t\": offset: expected 128 bytes inside the data (256 bytes), \
+         found 18446744073709551584",
+    );
+}
+
+#[test]
+fn overlapping_and_duplicate_tensors() {
+    let two = |second, offset| Raw::header(2, 0).tensor("a", &[32], 0, 64).tensor(second, &[32], 0, offset).data(512);
+    for offset in [64, 160] {
+        two("b", offset).refused(&format!(
+            "m.gguf: byte 82: tensor \"b\": offset: expected at least 192, where \"a\" ends, found {offset}"
+        ));
+    }
+    two("b", 0).refused("m.gguf: byte 49: tensor \"a\": offset: expected at least 128, where \"b\" ends, found 64");
+    two("b", 192).parse().unwrap();
+    two("a", 192)
+        .refused("m.gguf: byte 288: tensor \"a\": expected each name once, found it at byte 160 of m.gguf too");
+}
+
+#[test]
+fn a_part_is_no_whole_model() {
+    let raw = Raw::header(0, 2).key_u32("split.no", 1).key_u32("split.count", 3);
+    raw.refused("m.gguf: split file: expected the name NAME-00002-of-00003.gguf, since it is a part, found \"m.gguf\"");
+}
