@@ -7,10 +7,18 @@ pub enum Error {
     /// A policy, eviction, touch order or start state that could not be read.
     #[error("{option} `{given}`: allowed is {allowed}")]
     Spec {
-        /// What was being read, e.g. `routing` or `cache-prior: j`.
+        /// What was being read, e.g. `routing` or `routing cache-prior: j`.
         option: String,
         /// The text that was given.
         given: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
+    /// A parameter without which a specification says too little.
+    #[error("{option} is missing, allowed is {allowed}")]
+    Missing {
+        /// What is missing, e.g. `routing swap: rank`.
+        option: String,
         /// What would have been accepted.
         allowed: String,
     },

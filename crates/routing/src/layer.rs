@@ -6,34 +6,60 @@
 use crate::evictions::{AnyEviction, Eviction, Observed};
 use crate::figures::{Counts, Lifetimes};
 use crate::order::Order;
-use crate::policies::{Policy, Token};
+use crate::policies::{self, Policy, Token, default_protected};
 use crate::ranking::{self, Ranked};
 use crate::{Error, EvictionSpec, LayerShape, Phase, RouterScores, Selection, TouchOrder};
 
 /// Scratch of one routing step, shared by the layers of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Scratch {
+    /// The model's own choice r[1..K]; empty where a selection is replayed without scores.
     own: Vec<Ranked>,
+    /// The scores, minus infinity outside the candidates.
+    masked: Vec<f32>,
+    /// One flag per expert: chosen for the token at hand? All false between tokens.
     chosen: Vec<bool>,
+    policy: policies::Scratch,
 }
 
 impl Scratch {
+    /// Room for layers of at most `experts`, of which at most `experts_per_token` are chosen.
     pub(crate) fn new(experts: usize, experts_per_token: usize) -> Self {
-        Self { own: Vec::with_capacity(experts_per_token), chosen: vec![false; experts] }
+        Self {
+            own: Vec::with_capacity(experts_per_token),
+            masked: Vec::with_capacity(experts),
+            chosen: vec![false; experts],
+            policy: policies::Scratch::new(experts, experts_per_token),
+        }
     }
+}
+
+/// Where and how a token is routed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// Index among the MoE layers.
+    pub(crate) layer: usize,
+    pub(crate) phase: Phase,
+    pub(crate) touch: TouchOrder,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) shape: LayerShape,
+    /// The logical cache, least recently touched first.
     pub(crate) recency: Order,
     pub(crate) eviction: AnyEviction,
+    /// Σ of max(z) - min(z), and over how many tokens.
     pub(crate) range_sum: f64,
+    pub(crate) range_count: u64,
+    /// Tokens seen in this session.
     pub(crate) tokens: u64,
     pub(crate) counts: [Counts; 2],
     pub(crate) usage: Vec<u64>,
+    /// `tokens` at the end of the token that admitted each cached expert.
     admitted_at: Vec<u64>,
-    pub(crate) lifetimes: Lifetimes,
+    /// Stays that are over.
+    lifetimes: Lifetimes,
 }
 
 impl Layer {
@@ -41,8 +67,9 @@ impl Layer {
         Self {
             shape,
             recency: Order::new(shape.experts),
-            eviction: AnyEviction::new(eviction),
+            eviction: AnyEviction::new(eviction, shape),
             range_sum: 0.0,
+            range_count: 0,
             tokens: 0,
             counts: [Counts::default(); 2],
             usage: vec![0; shape.experts],
@@ -51,78 +78,186 @@ impl Layer {
         }
     }
 
+    /// Empties the cache and the eviction's data, then fills it with `start`, least recent first. Range and counts stay.
+    pub(crate) fn restart_cache(&mut self, start: &[u32]) {
+        for expert in self.recency.iter() {
+            self.lifetimes.add(self.tokens - self.admitted_at[expert as usize], true);
+        }
+        self.recency.clear();
+        self.eviction.clear();
+        for &expert in start {
+            self.touch(expert);
+        }
+    }
+
     /// Routes one token (METHOD.md, "One token in one layer", 1 to 5).
     pub(crate) fn route(
         &mut self,
-        index: usize,
+        step: Step,
         scores: RouterScores<'_>,
         policy: &Policy,
-        touch: TouchOrder,
-        phase: Phase,
         scratch: &mut Scratch,
         out: &mut Selection,
     ) -> Result<(), Error> {
-        let scores = scores.sorting;
-        if scores.len() != self.shape.experts {
-            let (given, expected) = (scores.len(), self.shape.experts);
-            return Err(Error::ScoreCount { layer: index, what: "scores", given, expected });
-        }
-        let (lowest, highest) = extremes(scores).ok_or_else(|| non_finite(index, scores))?;
-        self.range_sum += f64::from(highest) - f64::from(lowest);
-        self.tokens += 1;
-        out.range = self.range_sum / self.tokens as f64;
-
-        ranking::best(scores, self.shape.experts_per_token, &mut scratch.own);
+        let position = self.tokens;
+        self.read(step.layer, scores, scratch)?;
+        out.range = self.range();
         out.ranked.clear();
-        policy.choose(&Token { own: &scratch.own }, &mut out.ranked);
-        out.judge(self.recency.members());
+        let mut token = Token {
+            layer: step.layer,
+            position,
+            scores: if scores.candidates.is_some() { &scratch.masked } else { scores.sorting },
+            candidates: scores.candidates.map_or(scores.sorting.len(), <[u32]>::len),
+            own: &scratch.own,
+            range: out.range,
+            cached: self.recency.members(),
+            scratch: &mut scratch.policy,
+        };
+        policy.choose(&mut token, &mut out.ranked);
+        self.settle(step, Some(scores), scratch, out);
+        Ok(())
+    }
 
+    /// Re-applies a selection, given by rank. With scores, range and changed selections are kept up as well.
+    pub(crate) fn replay(
+        &mut self,
+        step: Step,
+        selection: &[u32],
+        scores: Option<RouterScores<'_>>,
+        scratch: &mut Scratch,
+        out: &mut Selection,
+    ) -> Result<(), Error> {
+        check_ids(step.layer, "the selection", selection, self.shape.experts)?;
+        if selection.len() > self.shape.experts_per_token {
+            let problem = format!("{} experts where {} are chosen", selection.len(), self.shape.experts_per_token);
+            return Err(Error::Experts { layer: step.layer, what: "the selection", problem });
+        }
+        match scores {
+            Some(scores) => self.read(step.layer, scores, scratch)?,
+            None => {
+                scratch.own.clear();
+                self.tokens += 1;
+            }
+        }
+        out.range = self.range();
+        out.ranked.clear();
+        out.ranked.extend_from_slice(selection);
+        self.settle(step, scores, scratch, out);
+        Ok(())
+    }
+
+    /// Δ; 0 before the first token.
+    pub(crate) fn range(&self) -> f64 {
+        if self.range_count == 0 { 0.0 } else { self.range_sum / self.range_count as f64 }
+    }
+
+    /// Lifetimes so far, experts still cached counted up to now.
+    pub(crate) fn lifetimes_to_now(&self) -> Lifetimes {
+        let mut lifetimes = self.lifetimes;
+        for expert in self.recency.iter() {
+            lifetimes.add(self.tokens - self.admitted_at[expert as usize], true);
+        }
+        lifetimes
+    }
+
+    /// Forgets what was counted. Stays that go on are counted from their beginning when they end.
+    pub(crate) fn clear_figures(&mut self) {
+        self.counts = [Counts::default(); 2];
+        self.usage.fill(0);
+        self.lifetimes = Lifetimes::default();
+    }
+
+    /// Replaces the cache's contents by `cached`, least recent first, without telling the eviction.
+    pub(crate) fn restore_recency(&mut self, cached: &[u32]) {
+        self.recency.clear();
+        for &expert in cached {
+            self.recency.push_back(expert);
+            self.admitted_at[expert as usize] = self.tokens;
+        }
+    }
+
+    /// Checks the scores, takes the token into the range and finds the model's own choice.
+    fn read(&mut self, layer: usize, scores: RouterScores<'_>, scratch: &mut Scratch) -> Result<(), Error> {
+        let check = |what, scores: &[f32]| match scores.len() == self.shape.experts {
+            true => extremes(scores).ok_or_else(|| non_finite(layer, scores)),
+            false => {
+                let (given, expected) = (scores.len(), self.shape.experts);
+                Err(Error::ScoreCount { layer, what, given, expected })
+            }
+        };
+        let (mut lowest, mut highest) = check("scores", scores.sorting)?;
+        if let Some(unbiased) = scores.unbiased {
+            let (least, _) = check("unbiased scores", unbiased)?;
+            if least < 0.0 {
+                let problem = format!("a score of {least}, expected 0 or more");
+                return Err(Error::Experts { layer, what: "the unbiased scores", problem });
+            }
+        }
+        if let Some(candidates) = scores.candidates {
+            self.check_candidates(layer, candidates)?;
+            (lowest, highest) = mask(scores.sorting, candidates, &mut scratch.masked);
+        }
+        self.range_sum += f64::from(highest) - f64::from(lowest);
+        self.range_count += 1;
+        self.tokens += 1;
+        let ranked = if scores.candidates.is_some() { &scratch.masked } else { scores.sorting };
+        ranking::best(ranked, self.shape.experts_per_token, &mut scratch.own);
+        Ok(())
+    }
+
+    fn check_candidates(&self, layer: usize, candidates: &[u32]) -> Result<(), Error> {
+        let error = |problem| Err(Error::Experts { layer, what: "the candidates", problem });
+        if candidates.len() < self.shape.experts_per_token {
+            return error(format!("{} for {} choices", candidates.len(), self.shape.experts_per_token));
+        }
+        if let Some(pair) = candidates.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return error(format!("{} before {}, expected ascending ids", pair[0], pair[1]));
+        }
+        match candidates.last() {
+            Some(&last) if last as usize >= self.shape.experts => {
+                error(format!("expert {last} of {}", self.shape.experts))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges hits, counts, and updates the cache with the experts of `out.ranked`.
+    fn settle(&mut self, step: Step, scores: Option<RouterScores<'_>>, scratch: &mut Scratch, out: &mut Selection) {
+        out.judge(self.recency.members());
         for &expert in &out.ranked {
             scratch.chosen[expert as usize] = true;
         }
-        self.count(phase, &scratch.own, &scratch.chosen, out);
+        self.count(step.phase, &scratch.own, &scratch.chosen, out);
         if self.shape.capacity > 0 {
-            self.update_cache(touch, &scratch.chosen, out);
+            self.eviction.observe(&Observed { chosen: &out.ranked, scores });
+            match step.touch {
+                TouchOrder::StrongFirst => out.ranked.iter().for_each(|&expert| self.touch(expert)),
+                TouchOrder::WeakFirst => out.ranked.iter().rev().for_each(|&expert| self.touch(expert)),
+            }
+            self.evict(&scratch.chosen, out);
         }
         for &expert in &out.ranked {
             scratch.chosen[expert as usize] = false;
         }
-        Ok(())
     }
 
     fn count(&mut self, phase: Phase, own: &[Ranked], chosen: &[bool], out: &mut Selection) {
-        let kept = own.iter().filter(|own| chosen[own.expert as usize]).count();
-        out.changed = own.len() - kept;
-        let strongest = default_protected(self.shape.experts, self.shape.experts_per_token);
-        let strongest_kept = own[..strongest].iter().filter(|own| chosen[own.expert as usize]).count();
+        let ran = |own: &[Ranked]| own.iter().filter(|own| chosen[own.expert as usize]).count();
+        let strongest = default_protected(self.shape.experts, self.shape.experts_per_token).min(own.len());
+        out.changed = own.len() - ran(own);
         let hits = out.ranked_hits.iter().filter(|hit| **hit).count();
         self.counts[phase as usize] += Counts {
             tokens: 1,
-            own_selections: own.len() as u64,
+            own_selections: self.shape.experts_per_token as u64,
             selections: out.ranked.len() as u64,
             hits: hits as u64,
             misses: (out.ranked.len() - hits) as u64,
             changed: out.changed as u64,
             strongest: strongest as u64,
-            strongest_kept: strongest_kept as u64,
+            strongest_kept: ran(&own[..strongest]) as u64,
         };
         for &expert in &out.ranked {
             self.usage[expert as usize] += 1;
-        }
-    }
-
-    /// Touches the chosen experts, then evicts down to the capacity.
-    fn update_cache(&mut self, touch: TouchOrder, chosen: &[bool], out: &mut Selection) {
-        self.eviction.observe(&Observed { chosen: &out.ranked });
-        match touch {
-            TouchOrder::StrongFirst => out.ranked.iter().for_each(|&expert| self.touch(expert)),
-            TouchOrder::WeakFirst => out.ranked.iter().rev().for_each(|&expert| self.touch(expert)),
-        }
-        while self.recency.len() > self.shape.capacity {
-            let victim = self.eviction.victim(&self.recency, chosen);
-            self.recency.remove(victim);
-            self.lifetimes.add(self.tokens - self.admitted_at[victim as usize], false);
-            out.evicted.push(victim);
         }
     }
 
@@ -137,19 +272,27 @@ impl Layer {
         self.recency.push_back(expert);
     }
 
-    /// Lifetimes so far, experts still cached counted up to now.
-    pub(crate) fn lifetimes_to_now(&self) -> Lifetimes {
-        let mut lifetimes = self.lifetimes;
-        for expert in self.recency.iter() {
-            lifetimes.add(self.tokens - self.admitted_at[expert as usize], true);
+    fn evict(&mut self, chosen: &[bool], out: &mut Selection) {
+        while self.recency.len() > self.shape.capacity {
+            let victim = self.eviction.victim(&self.recency, chosen);
+            self.recency.remove(victim);
+            self.lifetimes.add(self.tokens - self.admitted_at[victim as usize], false);
+            out.evicted.push(victim);
         }
-        lifetimes
     }
 }
 
-/// J where none is given: 1 if N <= 16, else 2, at most K.
-pub(crate) fn default_protected(experts: usize, experts_per_token: usize) -> usize {
-    if experts <= 16 { 1 } else { 2.min(experts_per_token) }
+/// Refuses ids that are out of range or come twice.
+pub(crate) fn check_ids(layer: usize, what: &'static str, experts: &[u32], count: usize) -> Result<(), Error> {
+    for (at, &expert) in experts.iter().enumerate() {
+        if expert as usize >= count {
+            return Err(Error::Experts { layer, what, problem: format!("expert {expert} of {count}") });
+        }
+        if experts[..at].contains(&expert) {
+            return Err(Error::Experts { layer, what, problem: format!("expert {expert} comes twice") });
+        }
+    }
+    Ok(())
 }
 
 /// The lowest and the highest score, `None` if one is not finite.
@@ -168,6 +311,20 @@ fn extremes(scores: &[f32]) -> Option<(f32, f32)> {
     let lowest = lowest.into_iter().fold(f32::INFINITY, f32::min);
     let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
     finite.then_some((lowest, highest))
+}
+
+/// Copies the candidates' scores to `masked`, minus infinity elsewhere; the lowest and the highest of them.
+fn mask(scores: &[f32], candidates: &[u32], masked: &mut Vec<f32>) -> (f32, f32) {
+    masked.clear();
+    masked.resize(scores.len(), f32::NEG_INFINITY);
+    let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
+    for &expert in candidates {
+        let score = scores[expert as usize];
+        masked[expert as usize] = score;
+        lowest = lowest.min(score);
+        highest = highest.max(score);
+    }
+    (lowest, highest)
 }
 
 fn non_finite(layer: usize, scores: &[f32]) -> Error {

@@ -10,10 +10,11 @@
 //! One [`SessionRouting`] per session; the engine calls [`SessionRouting::route`] once per token and MoE layer. Routing
 //! weights are the engine's: they always come from the original scores.
 //!
-//! Reading order: `options`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`.
+//! Reading order: `options`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`.
 
 #![forbid(unsafe_code)]
 
+mod belady;
 mod error;
 mod evictions;
 mod figures;
@@ -24,12 +25,19 @@ mod policies;
 mod ranking;
 mod selection;
 mod session;
+mod softmax;
 mod spec;
+mod splitmix;
+mod start;
+mod state;
 
+pub use belady::belady;
 pub use error::Error;
 pub use evictions::EvictionSpec;
 pub use figures::{Counts, Lifetimes, effective_experts};
-pub use options::{LayerShape, Phase, RouterScores, RoutingOptions, Start, TouchOrder};
-pub use policies::Policy;
+pub use options::{LayerShape, Phase, RouterScores, RoutingOptions, TouchOrder};
+pub use policies::{CachePrior, Cumulative, DropCold, Lambda, MaxRank, Policy, Prune, Swap};
 pub use selection::Selection;
 pub use session::SessionRouting;
+pub use start::Start;
+pub use state::{EvictionState, LayerState};

@@ -1,9 +1,9 @@
-//! What a session's routing is made from: layer shapes, phases, touch order, start state.
+//! What a session's routing is made from: layer shapes, phases, touch order, and what a router gives for a token.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, EvictionSpec, Policy};
+use crate::{Error, EvictionSpec, Policy, Start};
 
 /// Ids are packed beside scores; no model comes near.
 const MOST_EXPERTS: usize = 65_535;
@@ -93,14 +93,6 @@ impl fmt::Display for TouchOrder {
             Self::WeakFirst => "weak-first",
         })
     }
-}
-
-/// What the logical caches hold before the first token.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Start {
-    /// Nothing.
-    #[default]
-    Empty,
 }
 
 /// A router's output for one token. `scores.into()` is the plain case.

@@ -54,3 +54,41 @@ fn insert(best: &mut Vec<Ranked>, count: usize, new: Ranked) {
     }
     best[at] = new;
 }
+
+/// Writes the best `count` candidates to `ranked` like [`best`], for counts near the number of experts.
+pub(crate) fn rank(scores: &[f32], count: usize, ranked: &mut Vec<Ranked>) {
+    ranked.clear();
+    let all = scores.iter().zip(0..).map(|(&score, expert)| Ranked { score, expert });
+    ranked.extend(all.filter(|one| one.score > f32::NEG_INFINITY));
+    if count < ranked.len() {
+        ranked.select_nth_unstable_by(count, |a, b| by_rank(*a, *b));
+        ranked.truncate(count);
+    }
+    ranked.sort_unstable_by(|a, b| by_rank(*a, *b));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn partial_selection_equals_a_full_sort(
+            // Few distinct values, so that ties, signed zeros and holes are common.
+            scores in prop::collection::vec(prop::sample::select(vec![-1.0, -0.0, 0.0, 0.5, 2.0, f32::NEG_INFINITY]), 1..70),
+            count in 0_usize..80,
+        ) {
+            let mut sorted: Vec<(usize, f32)> =
+                scores.iter().copied().enumerate().filter(|(_, score)| score.is_finite()).collect();
+            sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            let expected: Vec<u32> = sorted.iter().take(count).map(|(expert, _)| *expert as u32).collect();
+            let mut found = Vec::new();
+            for select in [best, rank] {
+                select(&scores, count, &mut found);
+                prop_assert_eq!(found.iter().map(|one| one.expert).collect::<Vec<_>>(), expected.clone());
+                prop_assert!(found.iter().all(|one| one.score == scores[one.expert as usize]));
+            }
+        }
+    }
+}

@@ -4,8 +4,8 @@
 //! tokens may be routed layer by layer, in order within each layer, with the same result as token by token.
 
 use crate::figures::{Counts, Lifetimes};
-use crate::layer::{Layer, Scratch};
-use crate::{Error, LayerShape, Phase, RouterScores, RoutingOptions, Selection};
+use crate::layer::{Layer, Scratch, Step};
+use crate::{Error, LayerShape, LayerState, Phase, Policy, RouterScores, RoutingOptions, Selection};
 
 /// Routing state of one session. A clone is a snapshot.
 #[derive(Debug, Clone)]
@@ -27,10 +27,17 @@ impl SessionRouting {
                 policy.validate(shape.experts, shape.experts_per_token)?;
             }
         }
+        for policy in [&options.policy, &options.prompt_policy] {
+            policy.validate_layer_count(shapes.len())?;
+        }
+        options.eviction.validate()?;
+        options.start.validate(shapes)?;
         let layers = shapes.iter().map(|&shape| Layer::new(shape, options.eviction)).collect();
         let most = |number: fn(&LayerShape) -> usize| shapes.iter().map(number).max().unwrap_or(0);
         let scratch = Scratch::new(most(|shape| shape.experts), most(|shape| shape.experts_per_token));
-        Ok(Self { options, layers, scratch })
+        let mut session = Self { options, layers, scratch };
+        session.restart_caches();
+        Ok(session)
     }
 
     /// Routes one token in MoE layer `layer` (0-based among the MoE layers): chooses its experts by the phase's policy,
@@ -46,13 +53,81 @@ impl SessionRouting {
         phase: Phase,
         out: &mut Selection,
     ) -> Result<(), Error> {
-        let layers = self.layers.len();
-        let state = self.layers.get_mut(layer).ok_or(Error::NoSuchLayer { layer, layers })?;
+        let step = Step { layer, phase, touch: self.options.touch };
         let policy = match phase {
             Phase::Prompt => &self.options.prompt_policy,
             Phase::Generation => &self.options.policy,
         };
-        state.route(layer, scores.into(), policy, self.options.touch, phase, &mut self.scratch, out)
+        let layers = self.layers.len();
+        let state = self.layers.get_mut(layer).ok_or(Error::NoSuchLayer { layer, layers })?;
+        state.route(step, scores.into(), policy, &mut self.scratch, out)
+    }
+
+    /// Re-applies a selection made elsewhere, given by rank (strongest first), instead of choosing. Without `scores` the range
+    /// stands still and changed selections are not known.
+    ///
+    /// # Errors
+    /// As [`route`](Self::route); if the selection has more than K experts, or one that does not exist or comes twice; if the
+    /// eviction needs scores and there are none.
+    pub fn replay(
+        &mut self,
+        layer: usize,
+        selection: &[u32],
+        scores: Option<RouterScores<'_>>,
+        phase: Phase,
+        out: &mut Selection,
+    ) -> Result<(), Error> {
+        let eviction = self.options.eviction;
+        if scores.is_none() && eviction.needs_scores() {
+            return Err(Error::NeedsScores { eviction: eviction.to_string() });
+        }
+        let step = Step { layer, phase, touch: self.options.touch };
+        let layers = self.layers.len();
+        let state = self.layers.get_mut(layer).ok_or(Error::NoSuchLayer { layer, layers })?;
+        state.replay(step, selection, scores, &mut self.scratch, out)
+    }
+
+    /// Exchanges the policies between tokens; caches, range and counts stay.
+    ///
+    /// # Errors
+    /// If a policy's parameters do not fit a layer; the old policies then stay.
+    pub fn set_policies(&mut self, policy: Policy, prompt_policy: Policy) -> Result<(), Error> {
+        for policy in [&policy, &prompt_policy] {
+            policy.validate_layer_count(self.layers.len())?;
+            for Layer { shape, .. } in &self.layers {
+                policy.validate(shape.experts, shape.experts_per_token)?;
+            }
+        }
+        self.options.policy = policy;
+        self.options.prompt_policy = prompt_policy;
+        Ok(())
+    }
+
+    /// Sets every cache and its eviction's data back to the start state; range, position and counts stay. Experts that were
+    /// cached count as still cached in the lifetimes. What perplexity does at each window.
+    pub fn restart_caches(&mut self) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.restart_cache(&self.options.start.experts(index, layer.shape));
+        }
+    }
+
+    /// Sets all counts to zero.
+    pub fn clear_figures(&mut self) {
+        self.layers.iter_mut().for_each(Layer::clear_figures);
+    }
+
+    /// A layer's policy state, to save it.
+    pub fn state(&self, layer: usize) -> LayerState {
+        self.layers[layer].state()
+    }
+
+    /// Takes over a saved policy state; counts stay.
+    ///
+    /// # Errors
+    /// If there is no such layer, or the state does not fit it or its eviction; the layer then stays as it was.
+    pub fn restore(&mut self, layer: usize, state: &LayerState) -> Result<(), Error> {
+        let layers = self.layers.len();
+        self.layers.get_mut(layer).ok_or(Error::NoSuchLayer { layer, layers })?.restore(layer, state)
     }
 
     /// The options the session was made with.
@@ -81,6 +156,11 @@ impl SessionRouting {
     /// Whether an expert is in a layer's logical cache.
     pub fn is_cached(&self, layer: usize, expert: u32) -> bool {
         self.layers[layer].recency.contains(expert)
+    }
+
+    /// Δ of a layer: the mean of max(z) - min(z) over the tokens it has seen; 0 before the first.
+    pub fn range(&self, layer: usize) -> f64 {
+        self.layers[layer].range()
     }
 
     /// What was counted in a layer in one phase.

@@ -57,7 +57,7 @@ impl<'a> Spec<'a> {
 
     /// The error for a missing parameter.
     pub(crate) fn missing(&self, key: &str, allowed: &str) -> Error {
-        self.error(key, "", allowed)
+        Error::Missing { option: format!("{} {}: {key}", self.option, self.name), allowed: allowed.to_owned() }
     }
 
     /// The error for a parameter with a wrong value.
