@@ -65,6 +65,26 @@ pub enum Error {
         /// What this part says.
         found: String,
     },
+    /// What is asked of the writer is no GGUF, or over this crate's limits.
+    #[error("cannot write GGUF: {what}: expected {expected}, found {found}")]
+    Unwritable {
+        /// Which key or tensor.
+        what: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The data of a tensor to be written was not given, or not as many bytes as it has.
+    #[error("{}: data of tensor {name:?}: {source}", file.display())]
+    TensorData {
+        /// The file that was being written.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What its source said.
+        source: io::Error,
+    },
     /// Two tensors have one name.
     #[error(
         "{}: byte {offset}: tensor {name:?}: expected each name once, found it at byte {first_offset} of {} too",

@@ -25,6 +25,18 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Writing streams the data, so that nothing but the header is held in memory:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), moce_gguf::Error> {
+//! # use moce_gguf::{TensorType, Writer};
+//! let mut writer = Writer::new();
+//! writer.set("general.architecture", "llama")?;
+//! writer.add_tensor("token_embd.weight", TensorType::F32, &[64, 1000])?; // columns first
+//! writer.create("new.gguf".as_ref(), |tensor, out| out.write_all(&vec![0; tensor.bytes()]))?;
+//! # Ok(()) }
+//! ```
+//!
 //! Every file is taken for hostile: lengths and offsets are checked before use, counts are compared with the bytes that
 //! remain before anything is allocated, and errors name file, offset, expected and found. The limits are in [`limits`].
 
@@ -32,16 +44,18 @@
 
 mod cursor;
 mod directory;
+mod encode;
 mod error;
 mod header;
 pub mod limits;
 mod metadata;
 mod part;
-mod split;
+pub mod split;
 mod strings;
 mod tensor;
 mod tensor_type;
 mod value;
+mod writer;
 
 pub use directory::Gguf;
 pub use error::Error;
@@ -51,3 +65,4 @@ pub use strings::Strings;
 pub use tensor::Tensor;
 pub use tensor_type::TensorType;
 pub use value::{Array, Value, ValueType};
+pub use writer::Writer;

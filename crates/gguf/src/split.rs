@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Metadata, limits};
 
 /// Key of a part's number, from 0.
-pub(crate) const NUMBER_KEY: &str = "split.no";
+pub const NUMBER_KEY: &str = "split.no";
 /// Key of the number of parts.
-pub(crate) const COUNT_KEY: &str = "split.count";
+pub const COUNT_KEY: &str = "split.count";
 /// Key of the number of tensors in all parts.
-pub(crate) const TENSORS_KEY: &str = "split.tensors.count";
+pub const TENSORS_KEY: &str = "split.tensors.count";
 
 /// The path of part `number` (from 1) of `count`: `PREFIX-00001-of-00004.gguf`.
-pub(crate) fn part_path(prefix: &Path, number: u32, count: u32) -> PathBuf {
+pub fn part_path(prefix: &Path, number: u32, count: u32) -> PathBuf {
     let mut name = prefix.as_os_str().to_owned();
     name.push(format!("-{number:05}-of-{count:05}.gguf"));
     name.into()

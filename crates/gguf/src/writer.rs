@@ -1,0 +1,292 @@
+//! Writes GGUF version 3: first the metadata and the tensors' shapes are said, then the data is streamed, tensor by
+//! tensor, so that no more than the header is ever in memory.
+//!
+//! A file appears under its name only when it is whole: it is written beside it, under a temporary name, and renamed.
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, tensor};
+
+/// Bytes collected before they go to the file, so that data may come in small pieces.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file to be written.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    entries: Vec<(String, Value)>,
+    /// Offsets count from the start of the data.
+    tensors: Vec<Tensor>,
+    names: HashSet<String>,
+    alignment: u64,
+    /// Size of the header without the zeros after it.
+    header_bytes: u64,
+}
+
+impl Default for Writer {
+    fn default() -> Writer {
+        Writer::new()
+    }
+}
+
+impl Writer {
+    /// A file without metadata and tensors, alignment 32.
+    pub fn new() -> Writer {
+        let empty = encode::header(&[], &[], 1).len() as u64;
+        Writer {
+            entries: Vec::new(),
+            tensors: Vec::new(),
+            names: HashSet::new(),
+            alignment: header::DEFAULT_ALIGNMENT,
+            header_bytes: empty,
+        }
+    }
+
+    /// Sets a metadata key: at its place if it is there already, else at the end.
+    ///
+    /// `general.alignment` also sets the alignment of the data; it can be set before the first tensor only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unwritable`] for an empty or too long key, arrays nested too deep, an alignment that cannot be, a header
+    /// over the limit.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<(), Error> {
+        let value = value.into();
+        let what = || format!("key {key:?}");
+        check_name(what, key)?;
+        if let Value::Array(array) = &value
+            && !encode::depth_fits(array, 1)
+        {
+            let expected = format!("at most {} arrays within each other", limits::ARRAY_DEPTH);
+            return Err(unwritable(what, expected, "more"));
+        }
+        let alignment = if key == header::ALIGNMENT_KEY { self.check_alignment(&value)? } else { self.alignment };
+
+        let place = self.entries.iter().position(|(other, _)| other == key);
+        let before = place.map_or(0, |place| entry_bytes(&self.entries[place].0, &self.entries[place].1));
+        self.grow_header(what, before, entry_bytes(key, &value))?;
+        self.alignment = alignment;
+        match place {
+            Some(place) => self.entries[place].1 = value,
+            None => self.entries.push((key.into(), value)),
+        }
+        Ok(())
+    }
+
+    /// Adds a tensor after those already there; `dims` innermost first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unwritable`] for a name that is empty, too long or taken, a shape that cannot be, a header over the limit.
+    pub fn add_tensor(&mut self, name: &str, tensor_type: TensorType, dims: &[usize]) -> Result<(), Error> {
+        let what = || format!("tensor {name:?}");
+        check_name(what, name)?;
+        if self.names.contains(name) {
+            return Err(unwritable(what, "each name once", "it again"));
+        }
+        let wide: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
+        let bytes = tensor::shape_bytes(tensor_type, &wide).map_err(|bad| unwritable(what, bad.expected, bad.found))?;
+        let offset = self.data_bytes();
+        let end =
+            offset.checked_add(bytes as u64).and_then(|end| end.checked_add(limits::HEADER_BYTES + self.alignment));
+        if end.is_none_or(|end| end > i64::MAX as u64) {
+            return Err(unwritable(what, format!("a file of at most {} bytes", i64::MAX), format!("{bytes} more")));
+        }
+        let mut sizes = [1; limits::DIMS];
+        sizes[..dims.len()].copy_from_slice(dims);
+        let tensor =
+            Tensor { name: name.into(), tensor_type, dims: sizes, dim_count: dims.len(), part: 0, offset, bytes };
+        let mut encoded = Vec::new();
+        encode::tensor_entry(&mut encoded, &tensor);
+        self.grow_header(what, 0, encoded.len() as u64)?;
+        self.names.insert(name.into());
+        self.tensors.push(tensor);
+        Ok(())
+    }
+
+    /// Sets every metadata key of `model`, and adds every tensor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::set`] and [`Writer::add_tensor`].
+    pub fn copy_from(&mut self, model: &Gguf) -> Result<(), Error> {
+        for (key, value) in model.metadata().iter() {
+            self.set(key, value.clone())?;
+        }
+        model.tensors().try_for_each(|tensor| self.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims()))
+    }
+
+    /// The tensors as the file's reader will see them: offsets count from the start of the file.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor> + '_ {
+        let data_start = self.data_start();
+        self.tensors.iter().map(move |tensor| Tensor { offset: data_start + tensor.offset, ..tensor.clone() })
+    }
+
+    /// The size of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.data_start() + self.data_bytes()
+    }
+
+    /// Writes a new file; `data` writes the bytes of each tensor in turn, exactly [`Tensor::bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if `path` exists or the system refuses, [`Error::TensorData`] if `data` fails or writes another
+    /// number of bytes. No file is left behind.
+    pub fn create(
+        &self,
+        path: &Path,
+        data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        if path.symlink_metadata().is_ok() {
+            let source = io::ErrorKind::AlreadyExists.into();
+            return Err(Error::File { file: path.into(), action: "create", source });
+        }
+        self.write_file(path, data, |file| file.persist_noclobber(path))
+    }
+
+    /// As [`Writer::create`], but takes the place of a file that is already there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::create`]; the old file is untouched then.
+    pub fn replace(
+        &self,
+        path: &Path,
+        data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        self.write_file(path, data, |file| file.persist(path))
+    }
+
+    /// Writes into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TensorData`] as [`Writer::create`].
+    pub fn to_bytes(&self, data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        self.write(Path::new("(memory)"), &mut out, data)?;
+        Ok(out)
+    }
+
+    fn write_file(
+        &self,
+        path: &Path,
+        data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>,
+        persist: impl FnOnce(tempfile::NamedTempFile) -> Result<std::fs::File, tempfile::PersistError>,
+    ) -> Result<(), Error> {
+        let failed = |action| move |source| Error::File { file: path.into(), action, source };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".gguf-").suffix(".unfinished");
+        #[cfg(unix)] // as any new file, less the umask; without it only the owner could read the model
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(failed("create"))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        self.write(path, &mut out, data)?;
+        let file = out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
+        file.as_file().sync_all().map_err(failed("write"))?;
+        persist(file).map_err(|error| failed("create")(error.error))?;
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        out: &mut dyn Write,
+        mut data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::File { file: path.into(), action: "write", source };
+        out.write_all(&encode::header(&self.entries, &self.tensors, self.alignment)).map_err(failed)?;
+        for tensor in self.tensors() {
+            let mut sink = Sink { out, left: tensor.bytes as u64 };
+            let bad = |source| Error::TensorData { file: path.into(), name: tensor.name.clone(), source };
+            data(&tensor, &mut sink).map_err(bad)?;
+            if sink.left > 0 {
+                let problem = format!("expected {} bytes, found {}", tensor.bytes, tensor.bytes as u64 - sink.left);
+                return Err(bad(io::Error::new(io::ErrorKind::UnexpectedEof, problem)));
+            }
+            let padding = (tensor.bytes as u64).next_multiple_of(self.alignment) - tensor.bytes as u64;
+            io::copy(&mut io::Read::take(io::repeat(0), padding), out).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn data_start(&self) -> u64 {
+        self.header_bytes.next_multiple_of(self.alignment)
+    }
+
+    /// Bytes of the data, each tensor padded; also where the next tensor begins.
+    fn data_bytes(&self) -> u64 {
+        let last = self.tensors.last();
+        last.map_or(0, |tensor| (tensor.offset + tensor.bytes as u64).next_multiple_of(self.alignment))
+    }
+
+    fn check_alignment(&self, value: &Value) -> Result<u64, Error> {
+        let what = || format!("key {:?}", header::ALIGNMENT_KEY);
+        let Some(alignment) = header::check_alignment(value) else {
+            return Err(unwritable(what, format!("a power of two up to {}", limits::ALIGNMENT), value.describe()));
+        };
+        if alignment != self.alignment && !self.tensors.is_empty() {
+            return Err(unwritable(
+                what,
+                "to be set before the first tensor",
+                format!("{} tensors", self.tensors.len()),
+            ));
+        }
+        Ok(alignment)
+    }
+
+    fn grow_header(&mut self, what: impl Fn() -> String, before: u64, after: u64) -> Result<(), Error> {
+        let bytes = self.header_bytes - before + after;
+        if bytes > limits::HEADER_BYTES {
+            return Err(unwritable(
+                what,
+                format!("a header of at most {} bytes", limits::HEADER_BYTES),
+                bytes.to_string(),
+            ));
+        }
+        self.header_bytes = bytes;
+        Ok(())
+    }
+}
+
+/// Passes on no more than the bytes of one tensor.
+struct Sink<'a> {
+    out: &'a mut dyn Write,
+    left: u64,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            let problem = format!("expected {} more bytes, found {}", self.left, bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        let count = self.out.write(bytes)?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // the file is flushed once, when it is whole
+    }
+}
+
+fn entry_bytes(key: &str, value: &Value) -> u64 {
+    let mut encoded = Vec::new();
+    encode::entry(&mut encoded, key, value);
+    encoded.len() as u64
+}
+
+fn check_name(what: impl Fn() -> String, name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() as u64 > limits::NAME_BYTES {
+        return Err(unwritable(what, format!("a name of 1 to {} bytes", limits::NAME_BYTES), name.len().to_string()));
+    }
+    Ok(())
+}
+
+fn unwritable(what: impl Fn() -> String, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    Error::Unwritable { what: what(), expected: expected.into(), found: found.into() }
+}
