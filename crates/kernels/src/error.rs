@@ -36,6 +36,23 @@ pub enum Error {
         /// Processors listed.
         processors: usize,
     },
+    /// The shape of a matrix does not fit its bytes or its format.
+    #[error(
+        "a {format} matrix of {rows} x {columns} in {found} bytes (expected {})",
+        expected.map_or("a whole number of quant blocks a row".to_owned(), |bytes| bytes.to_string())
+    )]
+    MatrixBytes {
+        /// GGUF's name of the format.
+        format: &'static str,
+        /// Rows given.
+        rows: usize,
+        /// Columns given.
+        columns: usize,
+        /// Bytes of such a matrix; `None` if there is no such matrix.
+        expected: Option<usize>,
+        /// Bytes given.
+        found: usize,
+    },
     /// An activation became infinite or not a number.
     #[error("non-finite activation")]
     NonFinite,

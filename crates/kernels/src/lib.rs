@@ -9,15 +9,23 @@
 //!
 //! `unsafe` zone 2 (SAFETY.md): loads through pointers, and calls into functions compiled for a proven CPU feature.
 
+mod activations;
 mod affinity;
 mod arch;
 mod cpu;
 mod error;
 mod isa;
+mod matrix;
+mod order;
 mod pool;
+mod product;
 mod topology;
 
+pub use activations::Activations;
 pub use cpu::{Cpu, CpuOptions};
 pub use error::Error;
 pub use isa::Isa;
+pub use matrix::{Layout, Matrix};
+pub use order::restore;
 pub use pool::{Pool, split};
+pub use product::{Product, Rows};

@@ -1,0 +1,4 @@
+//! Plain Rust: the twins that every instruction set is compared with.
+
+pub(crate) mod activations;
+pub(crate) mod product;

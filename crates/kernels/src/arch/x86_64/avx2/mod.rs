@@ -1,0 +1,5 @@
+//! AVX2 with FMA and F16C ([`crate::Isa::Avx2`]).
+
+pub(crate) mod activations;
+pub(crate) mod product;
+pub(crate) mod product_float;

@@ -1,0 +1,5 @@
+//! AVX-512 with VNNI ([`crate::Isa::Avx512Vnni`]).
+
+pub(crate) mod activations;
+pub(crate) mod product;
+pub(crate) mod product_float;

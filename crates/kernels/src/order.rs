@@ -1,0 +1,214 @@
+//! Kernel order: where each byte of a quantised matrix stands so that one load feeds one dot instruction.
+//!
+//! R rows form a group; a group keeps the place of its rows and is cut into blocks of R times one quant block:
+//!
+//! | field | bytes | content |
+//! | --- | --- | --- |
+//! | scales | 2·R | the f16 scales of the R rows |
+//! | minimums | 2·R | where the format has them (Q4_1) |
+//! | bit planes | 4·R | where codes have a fifth bit (Q5_0): bit `w` of byte `4·row + k` belongs to weight `4·w + k` |
+//! | code words | 4·R each | word `w` of all R rows side by side: each 32-bit lane is one row |
+//!
+//! A word is the same 4 bytes as in the file: 4 codes (8 bits), or the low nibbles of 4 codes and the high nibbles of the 4 codes
+//! 16 further on. [`Layout::Rows16`] stores 8-bit codes as code + 128. Rows that fill no group stay plain, at the end. Float
+//! formats have no kernel order.
+
+use crate::{Cpu, Isa, Layout, Matrix};
+use moce_quant::Format;
+use std::cell::RefCell;
+
+/// Bytes of the largest quant block.
+pub(crate) const BLOCK_BYTES_MAX: usize = 34;
+
+/// What a 32-weight quant block consists of, in the order of its bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// f16 values: the scale, then the minimum.
+    pub(crate) scales: usize,
+    /// 4-byte words of fifth bits.
+    pub(crate) planes: usize,
+    /// 4-byte words of codes.
+    pub(crate) words: usize,
+}
+
+impl Shape {
+    /// `None` for the float formats, which have no kernel order.
+    pub(crate) const fn of(format: Format) -> Option<Shape> {
+        match format {
+            Format::Q4_0 => Some(Shape { scales: 1, planes: 0, words: 4 }),
+            Format::Q4_1 => Some(Shape { scales: 2, planes: 0, words: 4 }),
+            Format::Q5_0 => Some(Shape { scales: 1, planes: 1, words: 4 }),
+            Format::Q8_0 => Some(Shape { scales: 1, planes: 0, words: 8 }),
+            _ => None,
+        }
+    }
+
+    const fn bytes(self) -> usize {
+        2 * self.scales + 4 * self.planes + 4 * self.words
+    }
+}
+
+/// What is xored into code words: adds 128 to four signed bytes.
+const fn code_flip(format: Format, layout: Layout) -> u32 {
+    match (format, layout) {
+        (Format::Q8_0, Layout::Rows16) => 0x8080_8080,
+        _ => 0,
+    }
+}
+
+/// Moves bit `4·w + k` to bit `8·k + w`: fifth bits as a file has them to bit planes.
+fn planes_from_bits(bits: u32) -> u32 {
+    let mut planes = 0;
+    for k in 0..4 {
+        for w in 0..8 {
+            planes |= (bits >> (4 * w + k) & 1) << (8 * k + w);
+        }
+    }
+    planes
+}
+
+/// The inverse of [`planes_from_bits`].
+fn bits_from_planes(planes: u32) -> u32 {
+    let mut bits = 0;
+    for k in 0..4 {
+        for w in 0..8 {
+            bits |= (planes >> (8 * k + w) & 1) << (4 * w + k);
+        }
+    }
+    bits
+}
+
+/// Interleaves the quant blocks that start at `rows[i]` into kernel order, block after block until `out` is full.
+///
+/// Row `i` of the group is read from `plain[rows[i]..]`; rows may repeat (a group that is not full repeats its last row).
+pub(crate) fn interleave(format: Format, layout: Layout, plain: &[u8], rows: &[usize], out: &mut [u8]) {
+    let flip = code_flip(format, layout);
+    match (layout, format) {
+        (Layout::Rows8, Format::Q4_0) => interleave_shape::<8, 1, 0, 4>(plain, rows, flip, out),
+        (Layout::Rows8, Format::Q4_1) => interleave_shape::<8, 2, 0, 4>(plain, rows, flip, out),
+        (Layout::Rows8, Format::Q5_0) => interleave_shape::<8, 1, 1, 4>(plain, rows, flip, out),
+        (Layout::Rows8, Format::Q8_0) => interleave_shape::<8, 1, 0, 8>(plain, rows, flip, out),
+        (Layout::Rows16, Format::Q4_0) => interleave_shape::<16, 1, 0, 4>(plain, rows, flip, out),
+        (Layout::Rows16, Format::Q4_1) => interleave_shape::<16, 2, 0, 4>(plain, rows, flip, out),
+        (Layout::Rows16, Format::Q5_0) => interleave_shape::<16, 1, 1, 4>(plain, rows, flip, out),
+        (Layout::Rows16, Format::Q8_0) => interleave_shape::<16, 1, 0, 8>(plain, rows, flip, out),
+        _ => unreachable!("{} has no {layout:?} order", format.name()),
+    }
+}
+
+/// [`interleave`] for one number of rows and one shape, so that the inner loops are unrolled.
+fn interleave_shape<const R: usize, const SCALES: usize, const PLANES: usize, const WORDS: usize>(
+    plain: &[u8],
+    rows: &[usize],
+    flip: u32,
+    out: &mut [u8],
+) {
+    let rows: &[usize; R] = rows.try_into().expect("one start a row");
+    let shape = Shape { scales: SCALES, planes: PLANES, words: WORDS };
+    for (block, out) in out.chunks_exact_mut(R * shape.bytes()).enumerate() {
+        let (scales, words) = out.split_at_mut(2 * R * SCALES);
+        for (row, &start) in rows.iter().enumerate() {
+            let source = &plain[start + block * shape.bytes()..][..shape.bytes()];
+            for i in 0..SCALES {
+                scales[2 * (R * i + row)..][..2].copy_from_slice(&source[2 * i..][..2]);
+            }
+            for (i, word) in source[2 * SCALES..].as_chunks::<4>().0.iter().enumerate() {
+                let word = u32::from_le_bytes(*word);
+                let word = if i < PLANES { planes_from_bits(word) } else { word ^ flip };
+                words[4 * (R * i + row)..][..4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Copies the quant block of one row out of a group's block: the inverse of [`interleave`].
+pub(crate) fn extract(format: Format, layout: Layout, group: &[u8], row: usize, out: &mut [u8]) {
+    let shape = Shape::of(format).expect("only quantised formats are put in kernel order");
+    let flip = code_flip(format, layout);
+    let group_rows = layout.group_rows();
+    let (scales, words) = group.split_at(2 * group_rows * shape.scales);
+    for i in 0..shape.scales {
+        out[2 * i..][..2].copy_from_slice(&scales[2 * (group_rows * i + row)..][..2]);
+    }
+    for (i, out) in out[2 * shape.scales..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let word = words[4 * (group_rows * i + row)..].first_chunk().expect("a word of every row");
+        let word = u32::from_le_bytes(*word);
+        *out = (if i < shape.planes { bits_from_planes(word) } else { word ^ flip }).to_le_bytes();
+    }
+}
+
+thread_local! {
+    /// One row group: grows to the largest that this thread has seen.
+    static GROUP: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `convert(plain or ordered bytes of a group, the same place to write)` for each whole group.
+fn each_group(bytes: &mut [u8], group_bytes: usize, convert: impl Fn(&[u8], &mut [u8])) {
+    if group_bytes == 0 {
+        return;
+    }
+    GROUP.with_borrow_mut(|scratch| {
+        if scratch.len() < group_bytes {
+            scratch.resize(group_bytes, 0);
+        }
+        for group in bytes.chunks_exact_mut(group_bytes) {
+            let scratch = &mut scratch[..group_bytes];
+            scratch.copy_from_slice(group);
+            convert(scratch, group);
+        }
+    });
+}
+
+impl Isa {
+    /// The kernel order that products of this instruction set read fastest; [`Layout::Plain`] for float formats.
+    pub fn layout(self, format: Format) -> Layout {
+        match (self, Shape::of(format)) {
+            (_, None) | (Isa::Scalar, _) => Layout::Plain,
+            (Isa::Avx2, Some(_)) => Layout::Rows8,
+            (Isa::Avx512Vnni, Some(_)) => Layout::Rows16,
+        }
+    }
+}
+
+impl Cpu {
+    /// Puts a plain matrix into the kernel order of this instruction set, in place, on the calling thread.
+    ///
+    /// Beside the bytes it needs one row group of scratch, which the thread keeps.
+    ///
+    /// # Panics
+    /// If `bytes` is not a whole matrix of this shape.
+    pub fn order(&self, format: Format, rows: usize, columns: usize, bytes: &mut [u8]) -> Layout {
+        let layout = self.isa.layout(format);
+        Matrix { format, rows, columns, layout, bytes }.check();
+        if layout != Layout::Plain {
+            let row_bytes = format.row_bytes(columns).expect("checked");
+            let starts: [usize; 16] = std::array::from_fn(|row| row * row_bytes);
+            let group_rows = layout.group_rows();
+            each_group(bytes, group_rows * row_bytes, |plain, group| {
+                interleave(format, layout, plain, &starts[..group_rows], group);
+            });
+        }
+        layout
+    }
+}
+
+/// Puts a matrix in kernel order back into the order of the file: the inverse of [`Cpu::order`].
+///
+/// # Panics
+/// If `bytes` is not a whole matrix of this shape.
+pub fn restore(format: Format, rows: usize, columns: usize, layout: Layout, bytes: &mut [u8]) {
+    Matrix { format, rows, columns, layout, bytes }.check();
+    if layout == Layout::Plain {
+        return;
+    }
+    let (row_bytes, block_bytes) = (format.row_bytes(columns).expect("checked"), format.block_bytes());
+    let group_rows = layout.group_rows();
+    each_group(bytes, group_rows * row_bytes, |ordered, group| {
+        for (row, plain) in group.chunks_exact_mut(row_bytes).enumerate() {
+            for (block, plain) in plain.chunks_exact_mut(block_bytes).enumerate() {
+                let ordered = &ordered[block * group_rows * block_bytes..][..group_rows * block_bytes];
+                extract(format, layout, ordered, row, plain);
+            }
+        }
+    });
+}

@@ -1,0 +1,208 @@
+//! Matrix products: many matrices and their activation vectors in one parallel region.
+//!
+//! This file checks operands, cuts the work into contiguous ranges of rows, one a worker, and walks a range in an order that
+//! suits the caches. The arithmetic is in `arch/*/product` (quantised weights) and `arch/*/product_float`.
+//!
+//! Each output element is one sequence of operations over its row (NUMBERS.md), so that no cut changes its bits.
+
+pub(crate) mod tile;
+
+use crate::activations::Activations;
+use crate::{Cpu, Layout, Matrix, split};
+use std::marker::PhantomData;
+
+/// Which vectors of a batch a product reads, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// All of them.
+    All,
+    /// `count` vectors from `first` on.
+    Range {
+        /// The first vector.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
+    /// These; the same one may come twice.
+    Gather(&'a [u32]),
+}
+
+/// `output = input · weightsᵀ`: `[n, columns] · [rows, columns]ᵀ -> [n, rows]`, where `n` vectors are chosen by `input_rows`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// `[rows, columns]`.
+    pub weights: Matrix<'a>,
+    /// Vectors of `columns` values; with quantised weights they must have codes ([`Cpu::quantize`]).
+    pub input: &'a Activations,
+    /// The vectors to multiply.
+    pub input_rows: Rows<'a>,
+    /// `[n, rows]`: row `i` belongs to the `i`-th vector that `input_rows` names.
+    pub output: &'a mut [f32],
+}
+
+/// A product without the output, which all workers may look at.
+pub(crate) struct Operands<'a> {
+    pub(crate) weights: Matrix<'a>,
+    pub(crate) input: &'a Activations,
+    input_rows: Rows<'a>,
+}
+
+impl Operands<'_> {
+    /// Vectors to multiply.
+    pub(crate) fn tokens(&self) -> usize {
+        match self.input_rows {
+            Rows::All => self.input.rows(),
+            Rows::Range { count, .. } => count,
+            Rows::Gather(rows) => rows.len(),
+        }
+    }
+
+    /// The row of the batch that holds vector `token`.
+    pub(crate) fn input_row(&self, token: usize) -> usize {
+        match self.input_rows {
+            Rows::All => token,
+            Rows::Range { first, .. } => first + token,
+            Rows::Gather(rows) => rows[token] as usize,
+        }
+    }
+
+    fn is_float(&self) -> bool {
+        self.weights.format.block_len() == 1
+    }
+
+    /// Everything that the unsafe kernels rely on.
+    fn check(&self, outputs: usize) {
+        let Operands { weights, input, .. } = self;
+        weights.check();
+        assert!(weights.layout == Layout::Plain || !self.is_float(), "{} is always plain", weights.format.name());
+        assert_eq!(weights.columns, input.columns(), "columns of weights and activations");
+        assert_eq!(outputs, self.tokens() * weights.rows, "outputs of a product");
+        let last = match self.input_rows {
+            Rows::All => None,
+            Rows::Range { first, count } => count.checked_sub(1).map(|last| first + last),
+            Rows::Gather(rows) => rows.iter().max().map(|&row| row as usize),
+        };
+        assert!(last.is_none_or(|last| last < input.rows()), "vector {last:?} of a batch of {}", input.rows());
+        assert!(self.is_float() || input.has_codes(), "quantised weights meet activations without codes");
+    }
+
+    /// Estimated time of one row, in 1/48 cycles: reading it from memory at 4 bytes a cycle, or computing at 48 products a cycle,
+    /// whichever is more. Float rows compute at a quarter of that; plain quantised ones are put in order on the way.
+    fn row_cost(&self) -> usize {
+        let read = self.weights.row_bytes() * 12;
+        let compute = self.weights.columns * self.tokens();
+        match (self.is_float(), self.weights.layout) {
+            (true, _) => read.max(4 * compute),
+            (false, Layout::Plain) => read + read.max(compute),
+            (false, _) => read.max(compute),
+        }
+    }
+}
+
+/// The output of a product as one worker sees it; it may touch the elements of its own rows.
+pub(crate) struct Output<'a> {
+    elements: *mut f32,
+    count: usize,
+    /// Rows of the weights: elements from one token to the next.
+    stride: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+impl Output<'_> {
+    fn index(&self, token: usize, row: usize) -> usize {
+        let index = token * self.stride + row;
+        assert!(row < self.stride && index < self.count);
+        index
+    }
+
+    pub(crate) fn write(&mut self, token: usize, row: usize, value: f32) {
+        // SAFETY: the index is inside (asserted), and the element's row belongs to this worker alone.
+        unsafe { self.elements.add(self.index(token, row)).write(value) }
+    }
+
+    pub(crate) fn read(&self, token: usize, row: usize) -> f32 {
+        // SAFETY: as in `write`.
+        unsafe { self.elements.add(self.index(token, row)).read() }
+    }
+
+    /// Where the outputs of `token` from `row` on stand.
+    pub(crate) fn pointer(&mut self, token: usize, row: usize) -> *mut f32 {
+        self.elements.wrapping_add(self.index(token, row))
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
+/// The products of one call, shared by the workers of its region.
+struct Products<'a> {
+    first: *const Product<'a>,
+    count: usize,
+}
+
+// SAFETY: workers read the operands (`Sync` all) and write disjoint parts of the outputs, through raw pointers.
+unsafe impl Sync for Products<'_> {}
+
+impl<'a> Products<'a> {
+    /// The operands of product `index` and its output.
+    fn at(&self, index: usize) -> (Operands<'a>, Output<'a>) {
+        assert!(index < self.count);
+        // SAFETY: `first` points to `count` products, borrowed mutably for the region and touched through here only. The fields are
+        // copied without making a reference to the output, whose elements several workers write: the fat pointer is read as raw.
+        unsafe {
+            let product = self.first.add(index);
+            let output = (&raw const (*product).output).cast::<*mut [f32]>().read();
+            let operands =
+                Operands { weights: (*product).weights, input: (*product).input, input_rows: (*product).input_rows };
+            let stride = operands.weights.rows;
+            (operands, Output { elements: output.cast(), count: output.len(), stride, owner: PhantomData })
+        }
+    }
+}
+
+/// Work (in [`Operands::row_cost`]) under which waking other threads takes longer than it saves: about 5 µs.
+const COST_WORTH_THREADS: usize = 48 * 15_000;
+
+impl Cpu {
+    /// Computes all products in one parallel region.
+    ///
+    /// The rows of all products together are cut into one contiguous range a worker, by estimated time; the same call gives a
+    /// worker the same rows again, which it then finds in its caches. Nothing is allocated.
+    ///
+    /// # Panics
+    /// If shapes do not fit, or quantised weights meet activations without codes.
+    pub fn multiply(&self, products: &mut [Product<'_>]) {
+        let shared = Products { first: products.as_mut_ptr().cast_const(), count: products.len() };
+        let unit_rows = tile::unit_rows(self.isa);
+        let unit_cost = |operands: &Operands<'_>| (operands.row_cost() * unit_rows).max(1);
+        let mut total = 0;
+        for index in 0..shared.count {
+            let (operands, output) = shared.at(index);
+            operands.check(output.count);
+            total += unit_cost(&operands) * operands.weights.rows.div_ceil(unit_rows);
+        }
+        let part = |parts: usize, part_index: usize| {
+            let costs = split(total, parts, part_index);
+            let mut start = 0;
+            for index in 0..shared.count {
+                let (operands, mut output) = shared.at(index);
+                let cost = unit_cost(&operands);
+                let units = operands.weights.rows.div_ceil(unit_rows);
+                // A unit belongs to the worker in whose range its first bit of work lies.
+                let first = costs.start.saturating_sub(start).div_ceil(cost).min(units);
+                let end = costs.end.saturating_sub(start).div_ceil(cost).min(units);
+                if first < end && operands.tokens() > 0 {
+                    let rows = first * unit_rows..(end * unit_rows).min(operands.weights.rows);
+                    tile::rows(self.isa, &operands, rows, &mut output);
+                }
+                start += cost * units;
+            }
+        };
+        if total < COST_WORTH_THREADS {
+            part(1, 0);
+        } else {
+            self.pool.run(&|index| part(self.pool.threads(), index));
+        }
+    }
+}
