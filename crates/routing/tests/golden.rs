@@ -1,5 +1,7 @@
 //! Every case of the reference implementation, exactly: selections, misses, the bits of Δ, final recency, Belady's bound.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
+
 use std::collections::HashMap;
 
 use moce_routing::{
