@@ -6,7 +6,7 @@
 //! | 2..4 | `m`, f16: the least weight |
 //! | 4..20 | codes: byte `i` holds weight `i` in its low nibble and weight `16 + i` in its high one |
 //!
-//! Decoding rounds twice: the product, then the sum.
+//! Decoding rounds once: `d · code` is exact in f32 (11 + 4 bits).
 
 use crate::{extremes, f16};
 
