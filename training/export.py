@@ -1,0 +1,183 @@
+"""Writes the student: a Hugging Face folder (Qwen2MoeForCausalLM) and a GGUF file (qwen2moe).
+
+The base's own blocks (embedding, attention, shared gate and up) go into the GGUF byte for byte, rows selected;
+learnt matrices are quantised here, with the scale of least squared error among several.
+"""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+from .base import Base
+from .settings import Shape
+
+BLOCK = 32
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    """Rounded to f16, as block scales are stored."""
+    return values.astype(np.float16)
+
+
+def quantise_signed(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks [n, 32] -> (scales f16 [n], codes [n, 32] in [0, 2^bits)): value = scale * (code - 2^(bits-1)).
+
+    Tries the usual scale (extreme value at the lowest code) and others up to 20 % smaller or the extreme at the
+    highest code, and keeps each block's best.
+    """
+    low = 1 << (bits - 1)
+    extreme = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)[:, 0]
+    best_error = np.full(len(rows), np.inf, np.float32)
+    best_scale, best_codes = np.zeros(len(rows), np.float16), np.zeros(rows.shape, np.uint8)
+    for divisor in (-low, -low * 1.05, -low * 0.95, -low * 0.9, -low * 1.1, low - 1, (low - 1) * 1.1, -low * 1.2):
+        scale = half(extreme / divisor)
+        d = scale.astype(np.float32)[:, None]
+        inverse = np.where(d == 0, 0, 1 / np.where(d == 0, 1, d))
+        codes = np.clip(np.rint(rows * inverse) + low, 0, 2 * low - 1)
+        error = ((codes - low) * d - rows).astype(np.float32)
+        error = (error * error).sum(1)
+        better = error < best_error
+        best_error[better], best_scale[better], best_codes[better] = error[better], scale[better], codes[better]
+    return best_scale, best_codes
+
+
+def to_q4_0(matrix: np.ndarray) -> np.ndarray:
+    """[..., n] f32 -> [..., n / 32 * 18] u8."""
+    scale, codes = quantise_signed(matrix.reshape(-1, BLOCK).astype(np.float32), 4)
+    packed = codes[:, :16] | (codes[:, 16:] << 4)
+    blocks = np.concatenate([scale[:, None].view(np.uint8), packed], 1)
+    return blocks.reshape(*matrix.shape[:-1], matrix.shape[-1] // BLOCK * 18)
+
+
+def to_q5_0(matrix: np.ndarray) -> np.ndarray:
+    """[..., n] f32 -> [..., n / 32 * 22] u8."""
+    scale, codes = quantise_signed(matrix.reshape(-1, BLOCK).astype(np.float32), 5)
+    packed = (codes[:, :16] & 15) | ((codes[:, 16:] & 15) << 4)
+    high = np.packbits(codes >> 4, axis=1, bitorder="little")
+    blocks = np.concatenate([scale[:, None].view(np.uint8), high, packed], 1)
+    return blocks.reshape(*matrix.shape[:-1], matrix.shape[-1] // BLOCK * 22)
+
+
+QUANTISERS = {Kind.Q4_0: to_q4_0, Kind.Q5_0: to_q5_0}
+
+
+def quantised(matrix: torch.Tensor, kind: Kind) -> np.ndarray:
+    """Bytes of the tensor's rows."""
+    rows = matrix.detach().float().contiguous().numpy()
+    return QUANTISERS[kind](rows) if kind in QUANTISERS else gguf.quants.quantize(rows, kind)
+
+
+def expert_matrices(layer: dict) -> dict[str, torch.Tensor]:
+    """gate and up [N, W, D], down [N, D, W]: out by in, as both file formats want them."""
+    gate, up = layer["expert_gate_up"].float().transpose(1, 2).chunk(2, 1)
+    return {"gate": gate, "up": up, "down": layer["expert_down"].float().transpose(1, 2)}
+
+
+def write_gguf(path: Path, base: Base, layers: list[dict], shared_rows: list[torch.Tensor], output_norm, shape: Shape,
+               name: str, expert_kind=Kind.Q4_0, shared_down_kind=Kind.Q5_0) -> None:
+    """One file; split afterwards by the project's own program."""
+    sizes, writer = base.sizes, gguf.GGUFWriter(str(path), "qwen2moe")
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_license("apache-2.0")
+    writer.add_languages(["en"])
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, "SmolLM2 135M Instruct")
+    writer.add_base_model_organization(0, "HuggingFaceTB")
+    writer.add_block_count(sizes.layers)
+    writer.add_context_length(sizes.context)
+    writer.add_embedding_length(sizes.hidden)
+    writer.add_feed_forward_length(sizes.feed_forward)
+    writer.add_head_count(sizes.heads)
+    writer.add_head_count_kv(sizes.kv_heads)
+    writer.add_rope_freq_base(sizes.rope_base)
+    writer.add_rope_dimension_count(sizes.head)
+    writer.add_layer_norm_rms_eps(sizes.norm_epsilon)
+    writer.add_vocab_size(sizes.vocabulary)
+    writer.add_expert_count(shape.experts)
+    writer.add_expert_used_count(shape.experts_per_token)
+    writer.add_expert_feed_forward_length(shape.expert_width)
+    writer.add_expert_shared_feed_forward_length(shape.shared_width)
+    writer.add_expert_weights_norm(False)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, field in base.reader.fields.items():
+        if key.startswith("tokenizer."):
+            kind = field.types[0]
+            inner = field.types[1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), kind, inner)
+
+    def raw(name: str, data: np.ndarray, kind: Kind) -> None:
+        writer.add_tensor(name, np.ascontiguousarray(data), raw_dtype=kind)
+
+    def plain(name: str, tensor: torch.Tensor) -> None:
+        writer.add_tensor(name, tensor.detach().float().contiguous().numpy())
+
+    kind_of = lambda tensor: base.tensors[tensor].tensor_type
+    raw("token_embd.weight", base.raw("token_embd.weight"), kind_of("token_embd.weight"))
+    plain("output_norm.weight", output_norm)
+    for i, (layer, rows) in enumerate(zip(layers, shared_rows)):
+        at = f"blk.{i}."
+        plain(at + "attn_norm.weight", layer["attention_norm"])
+        plain(at + "ffn_norm.weight", layer["feed_forward_norm"])
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            raw(f"{at}{part}.weight", base.raw(f"{at}{part}.weight"), kind_of(f"{at}{part}.weight"))
+        q, kv = sizes.heads * sizes.head, sizes.kv_heads * sizes.head
+        for part, bias in zip(("q", "k", "v"), layer["qkv_bias"].split([q, kv, kv])):
+            plain(f"{at}attn_{part}.bias", bias)
+        for part in ("gate", "up"):
+            source = f"{at}ffn_{part}.weight"
+            raw(f"{at}ffn_{part}_shexp.weight", base.raw(source)[rows.numpy()], kind_of(source))
+        raw(f"{at}ffn_down_shexp.weight", quantised(layer["shared_down"], shared_down_kind), shared_down_kind)
+        plain(f"{at}ffn_gate_inp_shexp.weight", layer["shared_gate"])
+        plain(f"{at}ffn_gate_inp.weight", layer["router"])
+        for part, matrix in expert_matrices(layer).items():
+            raw(f"{at}ffn_{part}_exps.weight", quantised(matrix, expert_kind), expert_kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_hugging_face(folder: Path, base: Base, layers: list[dict], output_norm, shape: Shape) -> None:
+    """config.json, model.safetensors (bf16 matrices, f32 elsewhere), tokenizer.json."""
+    from safetensors.torch import save_file
+
+    sizes = base.sizes
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "torch_dtype": "float32",
+        "vocab_size": sizes.vocabulary, "hidden_size": sizes.hidden, "intermediate_size": sizes.feed_forward,
+        "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads, "num_key_value_heads": sizes.kv_heads,
+        "max_position_embeddings": sizes.context, "rope_theta": sizes.rope_base, "rms_norm_eps": sizes.norm_epsilon,
+        "hidden_act": "silu", "tie_word_embeddings": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        "num_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token, "norm_topk_prob": False,
+        "moe_intermediate_size": shape.expert_width, "shared_expert_intermediate_size": shape.shared_width,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    base.tokenizer().save(str(folder / "tokenizer.json"))
+    tensors = {"model.embed_tokens.weight": base.tensor("token_embd.weight"), "model.norm.weight": output_norm.float()}
+    q, kv = sizes.heads * sizes.head, sizes.kv_heads * sizes.head
+    for i, layer in enumerate(layers):
+        at = f"model.layers.{i}."
+        tensors[at + "input_layernorm.weight"] = layer["attention_norm"]
+        tensors[at + "post_attention_layernorm.weight"] = layer["feed_forward_norm"]
+        for part, weight, bias in zip("qkv", layer["qkv"].split([q, kv, kv]), layer["qkv_bias"].split([q, kv, kv])):
+            tensors[f"{at}self_attn.{part}_proj.weight"] = weight
+            tensors[f"{at}self_attn.{part}_proj.bias"] = bias
+        tensors[at + "self_attn.o_proj.weight"] = layer["o"]
+        gate, up = layer["shared_gate_up"].chunk(2)
+        tensors[at + "mlp.shared_expert.gate_proj.weight"] = gate
+        tensors[at + "mlp.shared_expert.up_proj.weight"] = up
+        tensors[at + "mlp.shared_expert.down_proj.weight"] = layer["shared_down"]
+        tensors[at + "mlp.shared_expert_gate.weight"] = layer["shared_gate"][None, :]
+        tensors[at + "mlp.gate.weight"] = layer["router"]
+        for part, matrices in expert_matrices(layer).items():
+            for expert, matrix in enumerate(matrices):
+                tensors[f"{at}mlp.experts.{expert}.{part}_proj.weight"] = matrix
+    save_file({k: v.detach().float().contiguous().clone() for k, v in tensors.items()}, folder / "model.safetensors")

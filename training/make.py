@@ -1,0 +1,143 @@
+"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [UNTIL=stage]`.
+
+Runs every stage in order; a stage that is done is skipped, one that was interrupted goes on from its last
+checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+STAGES = ("data", "statistics", "seeding", "local", "distill", "mix", "export")
+
+
+def arguments(words: list[str]) -> dict[str, str]:
+    """NAME=value words."""
+    known = {"DATA", "WORK", "UNTIL"}
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if unknown := [word for word in words if word.split("=", 1)[0] not in known]:
+        sys.exit(f"error: unknown argument {unknown[0]!r}; expected NAME=value with {', '.join(sorted(known))}")
+    if missing := {"DATA", "WORK"} - given.keys():
+        sys.exit(f"error: {', '.join(sorted(missing))} missing\nhint: python -m training.make DATA=shared/data WORK=work")
+    return {"UNTIL": STAGES[-1]} | given
+
+
+def final_states_file(path: Path, pool: np.ndarray, hidden: int) -> np.ndarray:
+    """The memory-mapped file of the dense model's final states, zeros where not yet known."""
+    shape = (*pool.shape, hidden)
+    if path.exists():
+        return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
+
+
+def exercise_pool(work: Path, tokenizer, settings) -> tuple[np.ndarray, np.ndarray]:
+    """Packed exercises of the training part and the weights of their tokens."""
+    from .data import pack_weighted
+    from .exercises.write import training_pieces
+
+    path = work / "pool-exercises.npz"
+    if not path.exists():
+        count = settings.exercise_tokens // settings.sequence
+        ids, weights = pack_weighted(training_pieces(settings.seed), tokenizer, count, settings.sequence)
+        beside = path.with_suffix(".part.npz")
+        np.savez(beside, ids=ids, weights=weights)
+        beside.rename(path)
+    kept = np.load(path)
+    return kept["ids"], kept["weights"]
+
+
+def main() -> None:
+    given = arguments(sys.argv[1:])
+    data_folder, work = Path(given["DATA"]), Path(given["WORK"])
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "pid").write_text(f"{os.getpid()}\n")
+
+    import torch
+
+    from . import checkpoint, data, distill, export, local, model, sample, seeding, statistics, student
+    from . import workers as worker_pool
+    from .base import Base
+    from .settings import Settings
+
+    settings = Settings()
+    workers, device = worker_pool.start(), worker_pool.device()
+    base = Base()
+    last = STAGES.index(given["UNTIL"])
+
+    pool_path = work / "pool-text.npy"
+    if not pool_path.exists():
+        tokens = max(settings.distill.tokens, settings.local.tokens)
+        pool = data.text_pool(data_folder, base.tokenizer(), tokens, settings.sequence, settings.seed)
+        beside = pool_path.with_suffix(".part.npy")
+        np.save(beside, pool)
+        beside.rename(pool_path)
+    pool = np.load(pool_path, mmap_mode="r")
+    if last < STAGES.index("statistics"):
+        return
+
+    dense_layers, ends = model.dense_layers(base, device)
+    cos, sin = model.rope_tables(base.sizes, base.sizes.context, device)
+    base_model = (dense_layers, ends, base.sizes, cos, sin)
+    sums = statistics.gather(pool, base_model, settings, workers, work / "statistics.pt")
+    if last < STAGES.index("seeding"):
+        return
+
+    if (seeded := checkpoint.load(work / "seeded.pt")) is None:
+        seeded = seeding.seed(sums, dense_layers, settings, workers)
+        checkpoint.save(seeded, work / "seeded.pt")
+    if last < STAGES.index("local"):
+        return
+
+    sums.pop("inputs"), sums.pop("scales")
+    final_states = final_states_file(work / "pool-text-final.npy", pool, base.sizes.hidden)
+    learnt = local.teach(pool, final_states, base_model, seeded, sums, settings, workers, work)
+    torch.set_num_threads(1)
+    if last < STAGES.index("distill"):
+        return
+
+    run = lambda name, layers, output_norm: distill.Run(
+        name, layers, output_norm, base_model, getattr(settings, name), settings, workers, work
+    )
+    common = distill.common_ids(pool, settings.distill.common_ids)
+    text = distill.Sequences(pool, final_states)
+    if (done := checkpoint.load(work / "distill.pt")) is None:
+        layers = student.from_parts(dense_layers, seeded, learnt, settings.seed)
+        stage = run("distill", layers, ends["output_norm"])
+        del layers, learnt
+        stage.train([(text, 1.0)], settings.distill.tokens // settings.distill.step_tokens, common)
+        done = stage.result()
+        del stage
+    if last < STAGES.index("mix"):
+        return
+
+    sampled_ids = sample.sampled_pool(
+        data_folder, base.tokenizer(), base_model, settings.sampled_batches, settings.sampled_batch,
+        settings.sequence, settings.seed, workers, work,
+    )
+    states = final_states_file(work / "pool-sampled-final.npy", sampled_ids, base.sizes.hidden)
+    exercise_ids, weights = exercise_pool(work, base.tokenizer(), settings)
+    parts = [
+        (text, settings.text_share),
+        (distill.Sequences(sampled_ids, states), settings.sampled_share),
+        (distill.Sequences(exercise_ids, weights=weights), settings.exercise_share),
+    ]
+    if (mixed := checkpoint.load(work / "mix.pt")) is None:
+        stage = run("mix", done["layers"], done["output_norm"])
+        del done
+        stage.train(parts, settings.mix.tokens // settings.mix.step_tokens, common)
+        mixed = stage.result()
+    if last < STAGES.index("export"):
+        return
+
+    rows = [layer["shared_rows"] for layer in seeded]
+    export.write_hugging_face(work / "hugging-face", base, mixed["layers"], mixed["output_norm"], settings.shape)
+    export.write_gguf(
+        work / "demo.gguf", base, mixed["layers"], rows, mixed["output_norm"], settings.shape, settings.name
+    )
+    print(f"wrote {work / 'demo.gguf'}: {(work / 'demo.gguf').stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

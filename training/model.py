@@ -1,0 +1,195 @@
+"""The forward pass, dense and Mixture-of-Experts, in the order of the paper; shapes in comments.
+
+T tokens (B sequences of L), D hidden, F feed-forward, N experts, K experts a token, W expert width.
+The residual stream is f32; matrix products take bf16. Weights are plain tensors in dictionaries, so that
+stages decide which of them learn. No cache of keys and values here: generate.py has its own step.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .base import Base, Sizes
+from .settings import Shape
+
+COMPUTE = torch.bfloat16
+
+
+def rope_tables(sizes: Sizes, length: int, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin, each [length, head / 2], f32."""
+    half = sizes.head // 2
+    frequency = sizes.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency[None, :]
+    return angle.cos().float().to(device), angle.sin().float().to(device)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions on [B, L, heads, head], half-split pairs."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    cos, sin = cos[None, :, None, :].to(x.dtype), sin[None, :, None, :].to(x.dtype)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class CausalAttention(torch.autograd.Function):
+    """softmax(q k^T) v over blocks of queries; on CPU several times faster than the built-in one in bf16.
+
+    q [G, R, L, head] (scaled already; R query heads share one key head), k and v [G, L, head].
+    """
+
+    BLOCK = 128
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        groups, repeats, length, width = q.shape
+        out = torch.empty_like(q)
+        weights = []
+        for start in range(0, length, CausalAttention.BLOCK):
+            end = min(start + CausalAttention.BLOCK, length)
+            mask = torch.full((end - start, end), float("-inf"), dtype=q.dtype, device=q.device).triu(start + 1)
+            rows = q[:, :, start:end].reshape(groups, -1, width)
+            scores = torch.bmm(rows, k[:, :end].transpose(1, 2)).view(groups, repeats, end - start, end)
+            p = torch.softmax(scores.add_(mask), -1).view(groups, -1, end)
+            out[:, :, start:end] = torch.bmm(p, v[:, :end]).view(groups, repeats, end - start, width)
+            weights.append(p)
+        ctx.save_for_backward(q, k, v, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, *weights = ctx.saved_tensors
+        groups, repeats, length, width = q.shape
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for p, start in zip(weights, range(0, length, CausalAttention.BLOCK)):
+            end = min(start + CausalAttention.BLOCK, length)
+            rows = q[:, :, start:end].reshape(groups, -1, width)
+            d_rows = grad[:, :, start:end].reshape(groups, -1, width)
+            dv[:, :end] += torch.bmm(p.transpose(1, 2), d_rows)
+            dp = torch.bmm(d_rows, v[:, :end].transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            dq[:, :, start:end] = torch.bmm(ds, k[:, :end]).view(groups, repeats, end - start, width)
+            dk[:, :end] += torch.bmm(ds.transpose(1, 2), rows)
+        return dq, dk, dv
+
+
+def attention(x: torch.Tensor, layer: dict, sizes: Sizes, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """[B, L, D] normalised input -> [B, L, D]."""
+    batch, length, _ = x.shape
+    heads, kv_heads, head = sizes.heads, sizes.kv_heads, sizes.head
+    qkv = F.linear(x, layer["qkv"])
+    if "qkv_bias" in layer:
+        qkv = qkv + layer["qkv_bias"].to(qkv.dtype)
+    qkv = qkv.view(batch, length, heads + 2 * kv_heads, head)
+    qk = rotate(qkv[:, :, : heads + kv_heads], cos[:length], sin[:length])
+    q = qk[:, :, :heads] * (1 / math.sqrt(head))
+    repeats = heads // kv_heads
+    q = q.view(batch, length, kv_heads, repeats, head).permute(0, 2, 3, 1, 4).reshape(-1, repeats, length, head)
+    k = qk[:, :, heads:].transpose(1, 2).reshape(-1, length, head)
+    v = qkv[:, :, heads + kv_heads :].transpose(1, 2).reshape(-1, length, head)
+    if x.is_cuda:
+        out = F.scaled_dot_product_attention(
+            q.view(batch, heads, length, head),
+            k.view(batch, kv_heads, length, head),
+            v.view(batch, kv_heads, length, head),
+            is_causal=True,
+            enable_gqa=True,
+            scale=1.0,
+        )
+    else:
+        out = CausalAttention.apply(q, k, v)
+    out = out.reshape(batch, heads, length, head).transpose(1, 2).reshape(batch, length, heads * head)
+    return F.linear(out, layer["o"])
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """RMSNorm in f32."""
+    return F.rms_norm(x, (sizes.hidden,), weight, sizes.norm_epsilon)
+
+
+def dense_activation(x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate x) * (up x): [T, D] -> [T, F]; gate and up rows stacked in one matrix."""
+    gate, up = F.linear(x, gate_up).chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def route(x: torch.Tensor, router: torch.Tensor, experts_per_token: int):
+    """Scores over all N, softmax over all N, the K best with their weights, not renormalised."""
+    p = torch.softmax(F.linear(x.float(), router), -1)
+    weights, chosen = p.topk(experts_per_token, -1)
+    return p, weights, chosen
+
+
+def routed(x, weights, chosen, gate_up, down):
+    """Sum of the chosen experts: x [T, D], weights and chosen [T, K], gate_up [N, D, 2W], down [N, W, D]."""
+    count = chosen.shape[1]
+    order = torch.argsort(chosen.reshape(-1), stable=True)
+    token = order // count
+    ends = torch.bincount(chosen.reshape(-1), minlength=gate_up.shape[0]).cumsum(0).int()
+    gate, up = F.grouped_mm(x[token], gate_up, offs=ends).chunk(2, -1)
+    active = F.silu(gate) * up * weights.reshape(-1)[order].unsqueeze(-1).to(x.dtype)
+    out = F.grouped_mm(active, down, offs=ends)
+    return torch.zeros_like(x).index_add_(0, token, out)
+
+
+def dense_layers(base: Base, device="cpu") -> tuple[list[dict], dict]:
+    """The base's weights: one dictionary a layer, and {embedding, output_norm}."""
+    layers = []
+    for i in range(base.sizes.layers):
+        take = lambda name: base.tensor(f"blk.{i}.{name}.weight").to(device)
+        layers.append(
+            {
+                "attention_norm": take("attn_norm"),
+                "qkv": torch.cat([take("attn_q"), take("attn_k"), take("attn_v")]).to(COMPUTE),
+                "o": take("attn_output").to(COMPUTE),
+                "feed_forward_norm": take("ffn_norm"),
+                "gate_up": torch.cat([take("ffn_gate"), take("ffn_up")]).to(COMPUTE),
+                "down": take("ffn_down").to(COMPUTE),
+            }
+        )
+    ends = {
+        "embedding": base.tensor("token_embd.weight").to(device, COMPUTE),
+        "output_norm": base.tensor("output_norm.weight").to(device),
+    }
+    return layers, ends
+
+
+def dense_forward(ids, layers, ends, sizes, cos, sin, each_layer=None):
+    """[B, L] ids -> [B, L, D] normalised final state.
+
+    `each_layer(index, x, residual, layer)` may replace the feed-forward part: it gets its normalised input in bf16
+    and the residual stream before it, and returns its output [B, L, D].
+    """
+    x = F.embedding(ids, ends["embedding"]).float()
+    for index, layer in enumerate(layers):
+        x = x + attention(norm(x, layer["attention_norm"], sizes).to(COMPUTE), layer, sizes, cos, sin)
+        h = norm(x, layer["feed_forward_norm"], sizes).to(COMPUTE)
+        if each_layer is None:
+            x = x + F.linear(dense_activation(h, layer["gate_up"]), layer["down"])
+        else:
+            x = x + each_layer(index, h, x, layer)
+    return norm(x, ends["output_norm"], sizes)
+
+
+def student_feed_forward(h, layer: dict, shape: Shape, with_routed=True, router_input=None):
+    """[T, D] -> ([T, D], probabilities [T, N], chosen [T, K])."""
+    p, weights, chosen = route(h if router_input is None else router_input, layer["router"], shape.experts_per_token)
+    shared = F.linear(dense_activation(h, layer["shared_gate_up"]), layer["shared_down"])
+    out = shared * torch.sigmoid(F.linear(h.float(), layer["shared_gate"][None, :])).to(h.dtype)
+    if with_routed:
+        out = out + routed(h, weights, chosen, layer["expert_gate_up"], layer["expert_down"])
+    return out, p, chosen
+
+
+def student_forward(ids, layers, ends, sizes, shape, cos, sin, with_routed=True, watch=None):
+    """[B, L] ids -> [B, L, D] normalised final state; `watch(index, probabilities, chosen)` sees every routing."""
+    batch, length = ids.shape
+    x = F.embedding(ids, ends["embedding"]).float()
+    for index, layer in enumerate(layers):
+        x = x + attention(norm(x, layer["attention_norm"], sizes).to(COMPUTE), layer, sizes, cos, sin)
+        h = norm(x, layer["feed_forward_norm"], sizes).view(-1, sizes.hidden)
+        out, p, chosen = student_feed_forward(h.to(COMPUTE), layer, shape, with_routed, h)
+        if watch is not None:
+            watch(index, p, chosen)
+        x = x + out.view(batch, length, -1)
+    return norm(x, ends["output_norm"], sizes)

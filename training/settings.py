@@ -1,0 +1,94 @@
+"""Every number a run depends on: the model's shape, the stages' lengths, step sizes and seeds.
+
+Not here: paths (make.py) and what a stage does with the numbers (the stage's own file).
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The student's sizes; whatever is not named here is the base's own."""
+
+    experts: int = 60
+    experts_per_token: int = 4
+    expert_width: int = 32
+    shared_width: int = 1024
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The pass over the dense model that ranks neurons and measures sensitivities."""
+
+    importance_tokens: int = 65_536
+    cluster_tokens: int = 24_576
+    sensitivity_tokens: int = 16_384
+    cluster_rounds: int = 24
+    # How strongly directions that tell texts apart, not tokens, are shrunk before clustering.
+    subject_shrink: float = 4.0
+    top_mass: float = 0.6
+
+
+@dataclass(frozen=True)
+class Local:
+    """Layer by layer: router and experts learn what the shared expert leaves out."""
+
+    tokens: int = 500_000
+    chunk_tokens: int = 4_096
+    step_tokens: int = 1_024
+    # Step sizes are shares of each tensor's root mean square, so that they fit every layer.
+    step_size: float = 0.04
+    router_step_size: float = 0.015
+    warmup_steps: int = 20
+    balance: float = 0.02
+    # Times the part of the pull that a layer uneven within sequences gets.
+    balance_within: float = 0.02
+    # Share of the plain squared error beside the sensitivity-weighted one.
+    plain_error: float = 0.3
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Back-propagation through the whole student; used by the stages distill and mix."""
+
+    tokens: int
+    step_tokens: int = 4_096
+    task_tokens: int = 1_024
+    expert_step_size: float = 0.012
+    router_step_size: float = 0.004
+    shared_step_size: float = 0.003
+    norm_step_size: float = 0.001
+    warmup_steps: int = 10
+    language_share: float = 0.1
+    balance: float = 0.003
+    balance_within: float = 0.009
+    # The head is computed for the commonest ids and a random share of the rest.
+    common_ids: int = 6_144
+    sampled_ids: int = 2_048
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run; two runs with equal settings on one machine read the same data in the same order."""
+
+    seed: int = 20_261_125
+    sequence: int = 256
+    shape: Shape = field(default_factory=Shape)
+    statistics: Statistics = field(default_factory=Statistics)
+    local: Local = field(default_factory=Local)
+    distill: EndToEnd = field(default_factory=lambda: EndToEnd(tokens=1_500_000))
+    mix: EndToEnd = field(
+        default_factory=lambda: EndToEnd(tokens=1_000_000, expert_step_size=0.008, language_share=0.5)
+    )
+    # Effective experts within a sequence below which the balance loss pulls harder.
+    even_within_sequence: float = 36.0
+    name: str = "moce demo: SmolLM2 MoE 60x32"
+    # Shares of the last stage's tasks.
+    text_share: float = 0.35
+    sampled_share: float = 0.2
+    exercise_share: float = 0.45
+    exercise_tokens: int = 1_500_000
+    sampled_batches: int = 12
+    sampled_batch: int = 64
+    checkpoint_seconds: int = 300

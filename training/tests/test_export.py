@@ -1,0 +1,25 @@
+"""Quantisers against the gguf package's decoders."""
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize, quantize
+
+from training.export import to_q4_0, to_q5_0
+
+
+@pytest.mark.parametrize("kind, ours", [(Kind.Q4_0, to_q4_0), (Kind.Q5_0, to_q5_0)])
+def test_blocks_decode_and_are_closer_than_the_packages_own(kind, ours):
+    rows = np.random.default_rng(0).normal(0, 0.02, (64, 576)).astype(np.float32)
+    made = ours(rows)
+    reference = quantize(rows, kind)
+    assert made.shape == reference.shape and made.dtype == reference.dtype
+    error = lambda blocks: float(np.square(dequantize(blocks, kind) - rows).mean())
+    assert error(made) < error(reference)
+
+
+@pytest.mark.parametrize("kind, ours", [(Kind.Q4_0, to_q4_0), (Kind.Q5_0, to_q5_0)])
+def test_zero_blocks_stay_zero_and_single_values_are_exact(kind, ours):
+    rows = np.zeros((2, 32), np.float32)
+    rows[1, 7] = -0.5
+    np.testing.assert_array_equal(dequantize(ours(rows), kind), rows)
