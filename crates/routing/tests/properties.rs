@@ -30,11 +30,11 @@ impl Run {
     /// The selections by rank.
     fn selections(&self) -> Vec<Vec<u32>> {
         let (mut session, mut out) = (self.session(), Selection::default());
-        let mut route = |row| {
+        let mut route = |row: &Vec<f32>| {
             session.route(0, row, Phase::Generation, &mut out).unwrap();
             out.ranked().to_vec()
         };
-        self.rows.iter().map(|row| route(row)).collect()
+        self.rows.iter().map(route).collect()
     }
 
     /// Routes token by token and shows each: scores, experts by original rank, cached before, selection.
