@@ -8,6 +8,7 @@ tokens; its down projection is then the least-squares answer on the sample.
 import torch
 import torch.nn.functional as F
 
+from .evaluate import LruMisses
 from .model import dense_activation, route
 from .settings import Settings
 
@@ -45,10 +46,10 @@ def balanced_centres(z: torch.Tensor, count: int, used: int, rounds: int, genera
     for turn in range(rounds):
         scores = z @ centres.t()
         step = 0.3 * scores.std() * (1 - turn / rounds) + 0.01
-        for _ in range(10):
+        for _ in range(5):
             chosen = (scores + offsets).topk(used, -1).indices
             load = torch.bincount(chosen.reshape(-1), minlength=count).float() * count / chosen.numel()
-            offsets -= step * 0.3 * (load - 1).clamp(-1, 1)
+            offsets -= step * 0.5 * (load - 1).clamp(-1, 1)
         if turn == rounds - 1:
             break
         best = (scores + offsets).argmax(-1)
@@ -66,19 +67,49 @@ def temperature_for(scores: torch.Tensor, used: int, mass: float) -> float:
     return low
 
 
-def make_router(x: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """[N, D] f32."""
-    wanted, shape = settings.statistics, settings.shape
-    space = cluster_space(x, settings.sequence, wanted.subject_shrink)
+def miss_rate(x: torch.Tensor, router: torch.Tensor, settings: Settings) -> float:
+    """Share of choices that an LRU cache of half the experts misses, after a quarter of each sequence."""
+    shape, cold = settings.shape, settings.sequence // 4
+    chosen = (x @ router.t()).topk(shape.experts_per_token, -1).indices.view(-1, settings.sequence, shape.experts_per_token)
+    misses = lookups = 0
+    for sequence in chosen.tolist():
+        cache = LruMisses(shape.experts // 2)
+        for token in sequence[:cold]:
+            cache.token(token)
+        warm = cache.misses
+        for token in sequence[cold:]:
+            cache.token(token)
+        misses += cache.misses - warm
+        lookups += (settings.sequence - cold) * shape.experts_per_token
+    return misses / lookups
+
+
+def cluster(x: torch.Tensor, subject_shrink: float, rounds: int, settings: Settings, generator) -> torch.Tensor:
+    """A router [N, D] f32 of temperature 1 from balanced clusters of the inputs."""
+    shape = settings.shape
+    space = cluster_space(x, settings.sequence, subject_shrink)
     mean = x.mean(0)
-    z = F.normalize((x - mean) @ space, dim=-1)
-    centres, offsets = balanced_centres(z, shape.experts, shape.experts_per_token, wanted.cluster_rounds, generator)
-    length = ((x - mean) @ space).norm(dim=-1).mean()
-    weight = centres @ space.t() / length
+    moved = (x - mean) @ space
+    centres, offsets = balanced_centres(
+        F.normalize(moved, dim=-1), shape.experts, shape.experts_per_token, rounds, generator
+    )
+    weight = centres @ space.t() / moved.norm(dim=-1).mean()
     # Offsets and the mean belong to a bias, which this architecture's router does not have.
-    router = weight + (offsets - weight @ mean)[:, None] * constant_direction(x)[None, :]
-    scores = x @ router.t()
-    return router * temperature_for(scores[:4096], shape.experts_per_token, wanted.top_mass)
+    return weight + (offsets - weight @ mean)[:, None] * constant_direction(x)[None, :]
+
+
+def make_router(x: torch.Tensor, settings: Settings, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+    """[N, D] f32 and its miss rate: the more subjects are shrunk, the more experts a text uses and the cache misses."""
+    wanted, shape = settings.statistics, settings.shape
+    few = x[: len(x) // 2]
+    low, high = wanted.least_subject_shrink, wanted.most_subject_shrink
+    for _ in range(wanted.shrink_tries):
+        middle = (low * high) ** 0.5
+        trial = cluster(few, middle, wanted.trial_rounds, settings, generator)
+        low, high = (middle, high) if miss_rate(few[:4096], trial, settings) < wanted.miss_rate else (low, middle)
+    router = cluster(x, (low * high) ** 0.5, wanted.cluster_rounds, settings, generator)
+    factor = temperature_for((x @ router.t())[:4096], shape.experts_per_token, wanted.top_mass)
+    return router * factor, miss_rate(x[-6144:], router, settings)
 
 
 def seed_layer(dense: dict, activation, x, scale, settings: Settings, index: int) -> dict:
@@ -90,7 +121,7 @@ def seed_layer(dense: dict, activation, x, scale, settings: Settings, index: int
     feed_forward = down.shape[1]
     rows = lambda chosen: torch.cat([gate_up[chosen], gate_up[feed_forward + chosen]])
 
-    router = make_router(x, settings, generator)
+    router, misses = make_router(x, settings, generator)
     probabilities, weights, chosen = route(x, router, shape.experts_per_token)
     active = dense_activation(x, rows(left))
     target = active @ down[:, left].t()
@@ -119,6 +150,7 @@ def seed_layer(dense: dict, activation, x, scale, settings: Settings, index: int
         "expert_gate_up": torch.cat([gate_up[neurons], gate_up[feed_forward + neurons]], 1).transpose(1, 2).contiguous(),
         "expert_down": solved.view(shape.experts, shape.expert_width, -1).contiguous(),
         "held_out_error": error.item(),
+        "miss_rate": misses,
     }
 
 
@@ -134,7 +166,11 @@ def seed(statistics: dict, dense_layers: list[dict], settings: Settings, workers
             settings,
             index,
         )
-        print(f"layer {index:2}: held-out error of the left-out part {made['held_out_error']:.3f}", flush=True)
+        print(
+            f"layer {index:2}: held-out error of the left-out part {made['held_out_error']:.3f}, "
+            f"LRU miss rate {made['miss_rate']:.3f}",
+            flush=True,
+        )
         return made
 
     return list(workers.map(one, range(len(dense_layers))))

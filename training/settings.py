@@ -23,9 +23,14 @@ class Statistics:
     importance_tokens: int = 65_536
     cluster_tokens: int = 24_576
     sensitivity_tokens: int = 16_384
-    cluster_rounds: int = 24
-    # How strongly directions that tell texts apart, not tokens, are shrunk before clustering.
-    subject_shrink: float = 4.0
+    cluster_rounds: int = 14
+    # How strongly directions that tell texts apart, not tokens, are shrunk before clustering: chosen per layer
+    # between these so that an LRU cache of half the experts misses about this often.
+    miss_rate: float = 0.31
+    least_subject_shrink: float = 0.02
+    most_subject_shrink: float = 8.0
+    shrink_tries: int = 4
+    trial_rounds: int = 6
     top_mass: float = 0.6
 
 
