@@ -12,6 +12,7 @@
 mod activations;
 mod affinity;
 mod arch;
+mod ceiling;
 mod cpu;
 mod error;
 mod isa;
@@ -22,6 +23,7 @@ mod product;
 mod topology;
 
 pub use activations::Activations;
+pub use ceiling::ReadLoop;
 pub use cpu::{Cpu, CpuOptions};
 pub use error::Error;
 pub use isa::Isa;

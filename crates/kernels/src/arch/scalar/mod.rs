@@ -1,4 +1,5 @@
 //! Plain Rust: the twins that every instruction set is compared with.
 
 pub(crate) mod activations;
+pub(crate) mod ceiling;
 pub(crate) mod product;

@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C ([`crate::Isa::Avx2`]).
 
 pub(crate) mod activations;
+pub(crate) mod ceiling;
 pub(crate) mod product;
 pub(crate) mod product_float;

@@ -19,8 +19,11 @@ const ROWS: usize = 8;
 /// Tokens whose accumulators fit the 16 registers.
 const TOKENS_MAX: usize = 4;
 
-/// Bytes ahead of the loads that are asked for: memory answers in about 100 ns, 2 KiB at 20 GB/s.
-const PREFETCH_BYTES: usize = 4096;
+/// How far ahead of the loads weights are asked for, into L2.
+const PREFETCH_BYTES: usize = 16 << 10;
+
+/// Tokens from which asking ahead pays; below, the hardware runs ahead by itself.
+const PREFETCH_TOKENS: usize = 3;
 
 /// What the codes are, and so how their products are added. Activation codes are in [-127, 127].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,8 +190,10 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
                 }
             }
             for block in 0..job.blocks {
-                for line in 0..F::GROUP_BLOCK_BYTES.div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(PREFETCH_BYTES + 64 * line).cast());
+                if T >= PREFETCH_TOKENS {
+                    for line in 0..F::GROUP_BLOCK_BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T1>(weights.wrapping_add(PREFETCH_BYTES + 64 * line).cast());
+                    }
                 }
                 let mut dots = [_mm256_setzero_si256(); T];
                 for part in 0..4 / F::WORDS_IN_16_BITS {

@@ -7,8 +7,8 @@ use half::{bf16, f16};
 use moce_quant::Format;
 use std::arch::x86_64::*;
 
-/// Bytes ahead of the loads that are asked for.
-const PREFETCH_BYTES: usize = 2048;
+/// How far ahead of the loads weights are asked for at least, into L2.
+const PREFETCH_BYTES: usize = 16 << 10;
 
 /// How weights become f32.
 trait Load {
@@ -102,10 +102,12 @@ unsafe fn tile<F: Load, const R: usize, const T: usize>(job: &FloatRows, first: 
     unsafe {
         let weights = job.weights.add(first * job.row_bytes);
         let whole = job.columns / 16 * 16;
+        // Behind these R rows, or each of them would ask for what another one is reading.
+        let ahead = PREFETCH_BYTES.max(R * job.row_bytes);
         for k in (0..whole).step_by(16) {
             for r in 0..R {
                 let source = weights.add(r * job.row_bytes + k * F::BYTES);
-                _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(PREFETCH_BYTES).cast());
+                _mm_prefetch::<_MM_HINT_T1>(source.wrapping_add(ahead).cast());
                 let row = [F::load(source), F::load(source.add(8 * F::BYTES))];
                 for t in 0..T {
                     for h in 0..2 {

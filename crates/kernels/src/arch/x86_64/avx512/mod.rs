@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI ([`crate::Isa::Avx512Vnni`]).
 
 pub(crate) mod activations;
+pub(crate) mod ceiling;
 pub(crate) mod product;
 pub(crate) mod product_float;

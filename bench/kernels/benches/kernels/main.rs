@@ -1,0 +1,127 @@
+//! Products next to the ceilings of the same run: `cargo bench -p moce-bench-kernels [-- [rounds] [format ...]]`.
+//!
+//! - Matrix times vector, weights from memory: bytes per second as a share of the best read loop, with one thread and with two.
+//! - Matrix times 4 to 512 vectors: multiply-adds per second as a share of the dot instruction's rate from registers.
+//!
+//! Every round takes one short sample of everything in turn, so that what disturbs the machine disturbs all alike; the figures are
+//! medians over the rounds, with the 10th and 90th percentile. With one thread the clock is the thread's own CPU time; with two
+//! it is wall time, and a sample in which a thread lost its processor is left out. `MOCE_ISA` forces an instruction set.
+
+mod clock;
+mod weights;
+
+use clock::Samples;
+use moce_kernels::{Activations, Cpu, CpuOptions, Isa, Product, ReadLoop, Rows};
+use moce_quant::Format;
+use weights::Weights;
+
+/// Inputs of all matrices; a common width of models.
+const COLUMNS: usize = 2048;
+
+/// Rows of a matrix in the memory-bound part: 9 MB in Q4_0, a third of a millisecond.
+const VECTOR_ROWS: usize = 8192;
+
+/// Rows of a matrix in the arithmetic-bound part.
+const BATCH_ROWS: usize = 2048;
+
+const BATCHES: [usize; 5] = [4, 8, 16, 128, 512];
+
+const FORMATS: [Format; 6] = [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q8_0, Format::F16, Format::F32];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(41);
+    let mut formats = FORMATS.to_vec();
+    if arguments.iter().any(|argument| FORMATS.iter().any(|format| format.name() == argument)) {
+        formats.retain(|format| arguments.iter().any(|argument| argument == format.name()));
+    }
+    let isa = std::env::var("MOCE_ISA").map_or(Isa::best(), |name| Isa::parse(&name).expect("MOCE_ISA"));
+    let cpu = |threads| {
+        Cpu::new(&CpuOptions { isa: Some(isa), threads: Some(threads), ..CpuOptions::default() }).expect("threads")
+    };
+    let (one, two) = (cpu(1), cpu(2));
+    let mut weights: Vec<Weights> = formats.iter().map(|&format| Weights::new(&one, format, COLUMNS)).collect();
+    println!("{isa}, {rounds} rounds\n");
+    let mut activations = Activations::new(512, COLUMNS);
+    for cpu in [&one, &two] {
+        matrix_vector(cpu, rounds, &mut weights, &mut activations);
+    }
+    matrix_matrix(&one, rounds.div_ceil(4), &mut weights, &mut activations);
+}
+
+fn fill(cpu: &Cpu, activations: &mut Activations, tokens: usize) {
+    let values = activations.begin(tokens, COLUMNS);
+    values.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin());
+    cpu.quantize(activations).expect("finite");
+}
+
+fn matrix_vector(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations: &mut Activations) {
+    fill(cpu, activations, 1);
+    let mut output = vec![0.0; VECTOR_ROWS];
+    let mut reads = vec![Samples::default(); ReadLoop::ALL.len()];
+    let mut products = vec![Samples::default(); weights.len()];
+    for _ in 0..rounds {
+        for (weights, samples) in weights.iter_mut().zip(&mut products) {
+            let matrix = weights.next(VECTOR_ROWS);
+            let bytes = matrix.bytes.len();
+            let product = Product { weights: matrix, input: activations, input_rows: Rows::All, output: &mut output };
+            let mut products = [product];
+            samples.take(cpu.threads(), bytes as f64, || cpu.multiply(&mut products));
+        }
+        for (&how, samples) in ReadLoop::ALL.iter().zip(&mut reads) {
+            let bytes = weights[0].next(VECTOR_ROWS).bytes;
+            samples.take(cpu.threads(), bytes.len() as f64, || {
+                cpu.read(bytes, how);
+            });
+        }
+    }
+    let (best, ceiling) = ReadLoop::ALL
+        .iter()
+        .zip(&reads)
+        .max_by(|a, b| a.1.median().total_cmp(&b.1.median()))
+        .expect("there are read loops");
+    println!(
+        "matrix x vector, {} thread(s), GB/s of weights: median (10 % .. 90 %), share of the ceiling",
+        cpu.threads()
+    );
+    println!("  {:<6} {}  {best:?}", "read", ceiling.show(1e-9));
+    for (weights, samples) in weights.iter().zip(&products) {
+        let share = samples.median() / ceiling.median();
+        println!("  {:<6} {}  {:3.0} %", weights.format().name(), samples.show(1e-9), share * 100.0);
+    }
+    println!();
+}
+
+fn matrix_matrix(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations: &mut Activations) {
+    /// About a millisecond.
+    const DOT_ROUNDS: usize = 200_000;
+    let mut output = vec![0.0; BATCH_ROWS * BATCHES[BATCHES.len() - 1]];
+    let mut peak = Samples::default();
+    let mut products = vec![[const { Samples::new() }; BATCHES.len()]; weights.len()];
+    for _ in 0..rounds {
+        for (batch, &tokens) in BATCHES.iter().enumerate() {
+            fill(cpu, activations, tokens);
+            for (weights, samples) in weights.iter_mut().zip(&mut products) {
+                let matrix = weights.next(BATCH_ROWS);
+                let output = &mut output[..tokens * BATCH_ROWS];
+                let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
+                let multiply_adds = (tokens * BATCH_ROWS * COLUMNS) as f64;
+                samples[batch].take(1, multiply_adds, || cpu.multiply(&mut products));
+            }
+            let multiply_adds = cpu.dots(1) as f64 * DOT_ROUNDS as f64;
+            peak.take(1, multiply_adds, || {
+                cpu.dots(DOT_ROUNDS);
+            });
+        }
+    }
+    println!("matrix x matrix, 1 thread, share of the integer peak (float formats too): median (10 % .. 90 %)");
+    println!("  peak   {} G multiply-adds/s", peak.show(1e-9));
+    print!("  tokens");
+    BATCHES.iter().for_each(|tokens| print!("{tokens:>20}"));
+    println!();
+    for (weights, samples) in weights.iter().zip(&products) {
+        print!("  {:<6}", weights.format().name());
+        samples.iter().for_each(|samples| print!("{:>20}", samples.show(100.0 / peak.median())));
+        println!();
+    }
+}
