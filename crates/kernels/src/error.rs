@@ -1,6 +1,6 @@
 //! What can go wrong when the kernels are chosen or called.
 
-use crate::Isa;
+use crate::{Isa, KvShape};
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,35 @@ pub enum Error {
         expected: Option<usize>,
         /// Bytes given.
         found: usize,
+    },
+    /// A parameter of the rotary embedding is out of its range.
+    #[error("rotary embedding: {what} {found}, expected {expected}")]
+    Rope {
+        /// The parameter.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A KV cache cannot have this shape.
+    #[error(
+        "a {} KV cache of {} positions, {} heads, key and value dimensions {} and {}: {reason}",
+        shape.kv_type, shape.context, shape.kv_heads, shape.key_dim, shape.value_dim
+    )]
+    KvShape {
+        /// What was asked for.
+        shape: KvShape,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The system refused the memory of a KV cache.
+    #[error("cannot allocate {bytes} bytes for the KV cache: {source}")]
+    KvMemory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// An activation became infinite or not a number.
     #[error("non-finite activation")]

@@ -12,22 +12,38 @@
 mod activations;
 mod affinity;
 mod arch;
+mod attention;
 mod ceiling;
 mod cpu;
 mod error;
+mod feed_forward;
 mod isa;
+mod kv;
+mod lanes;
+pub mod math;
 mod matrix;
+mod norm;
 mod order;
+mod parts;
 mod pool;
 mod product;
+mod residual;
+mod rope;
+mod softmax;
 mod topology;
+#[cfg(test)]
+mod twin;
 
 pub use activations::Activations;
+pub use attention::Attention;
 pub use ceiling::ReadLoop;
 pub use cpu::{Cpu, CpuOptions};
 pub use error::Error;
+pub use feed_forward::{ExpertSum, SharedExpert};
 pub use isa::Isa;
+pub use kv::{KvCache, KvShape, KvType};
 pub use matrix::{Layout, Matrix};
 pub use order::restore;
 pub use pool::{Pool, split};
 pub use product::{Product, Rows};
+pub use rope::{Rope, RopePairing, RopeParameters, RopeScaling, RopeTable};

@@ -2,4 +2,5 @@
 
 pub(crate) mod activations;
 pub(crate) mod ceiling;
+pub(crate) mod lanes;
 pub(crate) mod product;

@@ -2,5 +2,6 @@
 
 pub(crate) mod activations;
 pub(crate) mod ceiling;
+pub(crate) mod lanes;
 pub(crate) mod product;
 pub(crate) mod product_float;

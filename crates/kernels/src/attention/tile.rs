@@ -1,0 +1,215 @@
+//! The arithmetic of a few queries that share a key head.
+
+use crate::kv::{Element, KeyGroup, KvHead};
+use crate::lanes::{LANES, Lanes, largest};
+use crate::softmax::exponentials;
+
+/// The most queries in a tile.
+pub(super) const TILE: usize = 4;
+
+/// Queries with what is accumulated for them, in borrowed scratch.
+pub(super) struct Tile<'a> {
+    /// `[key_dim][TILE]`: what one dimension of a key is multiplied with lies together.
+    queries: &'a mut [[f32; TILE]],
+    /// `[TILE][value_dim padded to 16]`
+    outputs: &'a mut [f32],
+    value_dim: usize,
+    visible: [usize; TILE],
+}
+
+impl<'a> Tile<'a> {
+    /// And the rest of the scratch, for scores.
+    pub(super) fn new(scratch: &'a mut [f32], key_dim: usize, value_dim: usize) -> (Tile<'a>, &'a mut [f32]) {
+        let (queries, rest) = scratch.split_at_mut(TILE * key_dim);
+        let (outputs, rest) = rest.split_at_mut(TILE * value_dim.next_multiple_of(LANES));
+        (Tile { queries: queries.as_chunks_mut().0, outputs, value_dim, visible: [0; TILE] }, rest)
+    }
+
+    /// Query `i` and how many positions it sees: not fewer than query `i - 1`.
+    pub(super) fn set_query(&mut self, i: usize, q: &[f32], visible: usize) {
+        debug_assert!(i == 0 || self.visible[i - 1] <= visible);
+        self.queries.iter_mut().zip(q).for_each(|(to, q)| to[i] = *q);
+        self.visible[i] = visible;
+    }
+
+    /// The output of query `i`.
+    pub(super) fn output(&self, i: usize) -> &[f32] {
+        &self.outputs[i * self.value_dim.next_multiple_of(LANES)..][..self.value_dim]
+    }
+
+    /// Computes the outputs of the first `count` queries; `scores` has room for `count` rows of all positions.
+    #[inline(always)]
+    pub(super) fn attend<L: Lanes, E: Element>(
+        &mut self,
+        l: L,
+        head: &KvHead<'_, E>,
+        count: usize,
+        scale: f32,
+        scores: &mut [f32],
+    ) {
+        // The second number: how many partial sums of R16 are computed together, as many as registers hold.
+        match count {
+            1 if L::TILE == 1 => self.attend_rows::<L, E, 1, 16>(l, head, scale, scores),
+            1 if L::TILE == 2 => self.attend_rows::<L, E, 1, 4>(l, head, scale, scores),
+            2 if L::TILE == 2 => self.attend_rows::<L, E, 2, 2>(l, head, scale, scores),
+            1 if L::TILE == 4 => self.attend_rows::<L, E, 1, 16>(l, head, scale, scores),
+            2 if L::TILE == 4 => self.attend_rows::<L, E, 2, 8>(l, head, scale, scores),
+            3 if L::TILE == 4 => self.attend_rows::<L, E, 3, 4>(l, head, scale, scores),
+            4 if L::TILE == 4 => self.attend_rows::<L, E, 4, 4>(l, head, scale, scores),
+            _ => unreachable!("{count} queries in a tile"),
+        }
+    }
+
+    #[inline(always)]
+    fn attend_rows<L: Lanes, E: Element, const R: usize, const N: usize>(
+        &mut self,
+        l: L,
+        head: &KvHead<'_, E>,
+        scale: f32,
+        scores: &mut [f32],
+    ) {
+        let row_len = self.visible[R - 1].next_multiple_of(LANES);
+        let mut rows = scores.chunks_exact_mut(row_len);
+        let mut rows: [&mut [f32]; R] =
+            std::array::from_fn(|_| rows.next().expect("scratch has room for all positions"));
+        for group in 0..row_len / LANES {
+            let sums = scores_of_group::<L, E, R, N>(l, &head.key_group(group), self.queries);
+            for (row, sum) in rows.iter_mut().zip(sums) {
+                l.store(l.mul(sum, l.splat(scale)), &mut row.as_chunks_mut().0[group]);
+            }
+        }
+        let mut inverse = [0.0; R];
+        for r in 0..R {
+            let row = &mut rows[r][..self.visible[r]];
+            let m = largest(l, row);
+            inverse[r] = 1.0 / exponentials(l, row, m);
+        }
+        self.mix(l, head, rows.map(|row| &*row), inverse);
+    }
+
+    /// o = Σ e_t · v_t, positions ascending, then times 1 / Z.
+    #[inline(always)]
+    fn mix<L: Lanes, E: Element, const R: usize>(
+        &mut self,
+        l: L,
+        head: &KvHead<'_, E>,
+        weights: [&[f32]; R],
+        inverse: [f32; R],
+    ) {
+        let chunks = self.value_dim.div_ceil(LANES);
+        let mut chunk = 0;
+        if L::TILE == TILE {
+            while chunk + 4 <= chunks {
+                self.mix_chunks::<L, E, R, 4>(l, head, chunk, weights, inverse);
+                chunk += 4;
+            }
+        }
+        for chunk in chunk..chunks {
+            self.mix_chunks::<L, E, R, 1>(l, head, chunk, weights, inverse);
+        }
+    }
+
+    /// `V` chunks of 16 dimensions from `first` on.
+    #[inline(always)]
+    fn mix_chunks<L: Lanes, E: Element, const R: usize, const V: usize>(
+        &mut self,
+        l: L,
+        head: &KvHead<'_, E>,
+        first: usize,
+        weights: [&[f32]; R],
+        inverse: [f32; R],
+    ) {
+        let mut o = [[l.splat(0.0); V]; R];
+        // Together while all see the position, then each to its own end.
+        let common = self.visible[0];
+        let weights_common = weights.map(|row| &row[..common]);
+        for t in 0..common {
+            let values: [L::F; V] = std::array::from_fn(|c| head.value(l, t, first + c));
+            for r in 0..R {
+                let e = l.splat(weights_common[r][t]);
+                for c in 0..V {
+                    o[r][c] = l.fma(e, values[c], o[r][c]);
+                }
+            }
+        }
+        let width = self.value_dim.next_multiple_of(LANES);
+        for r in 0..R {
+            for t in common..self.visible[r] {
+                let e = l.splat(weights[r][t]);
+                for c in 0..V {
+                    o[r][c] = l.fma(e, head.value(l, t, first + c), o[r][c]);
+                }
+            }
+            let out = self.outputs[r * width..][..width].as_chunks_mut().0;
+            for c in 0..V {
+                l.store(l.mul(o[r][c], l.splat(inverse[r])), &mut out[first + c]);
+            }
+        }
+    }
+}
+
+/// R16(q, k) for `R` queries and the sixteen keys of a group, a key in each lane, so that the partial sums s_0 to s_15 are vectors.
+///
+/// A pass computes `N` of them, 16 / `N` apart, and adds those up: the levels w = 8, 4, ... of R16's tree that are left at 16 / `N`
+/// sums, one a pass. The lower levels add the passes.
+#[inline(always)]
+fn scores_of_group<L: Lanes, E: Element, const R: usize, const N: usize>(
+    l: L,
+    keys: &KeyGroup<'_, E>,
+    queries: &[[f32; TILE]],
+) -> [L::F; R] {
+    let passes = LANES / N;
+    let mut sums = [[l.splat(0.0); R]; LANES];
+    for (i, sum) in sums[..passes].iter_mut().enumerate() {
+        *sum = pass::<L, E, R, N>(l, keys, queries, i);
+    }
+    let mut width = passes / 2;
+    while width > 0 {
+        for i in 0..width {
+            for r in 0..R {
+                sums[i][r] = l.add(sums[i][r], sums[i + width][r]);
+            }
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// The `N` partial sums s_i, s_(i + 16/N), ... and their sum.
+#[inline(always)]
+fn pass<L: Lanes, E: Element, const R: usize, const N: usize>(
+    l: L,
+    keys: &KeyGroup<'_, E>,
+    queries: &[[f32; TILE]],
+    i: usize,
+) -> [L::F; R] {
+    let step = LANES / N;
+    let mut s = [[l.splat(0.0); N]; R];
+    let (full, tail) = queries.as_chunks::<LANES>();
+    for (j, queries) in full.iter().enumerate() {
+        for n in 0..N {
+            let key = keys.dimension(l, j * LANES + i + n * step);
+            for r in 0..R {
+                s[r][n] = l.fma(l.splat(queries[i + n * step][r]), key, s[r][n]);
+            }
+        }
+    }
+    for n in 0..N {
+        if let Some(query) = tail.get(i + n * step) {
+            let key = keys.dimension(l, full.len() * LANES + i + n * step);
+            for r in 0..R {
+                s[r][n] = l.fma(l.splat(query[r]), key, s[r][n]);
+            }
+        }
+    }
+    let mut width = N / 2;
+    while width > 0 {
+        for r in 0..R {
+            for n in 0..width {
+                s[r][n] = l.add(s[r][n], s[r][n + width]);
+            }
+        }
+        width /= 2;
+    }
+    s.map(|sums| sums[0])
+}
