@@ -14,7 +14,8 @@ fn main() {
 /// N, K, C of Qwen1.5-MoE, DeepSeek-V2-Lite and a 128-expert model.
 const SHAPES: [(usize, usize, usize); 3] = [(60, 4, 30), (64, 6, 32), (128, 8, 40)];
 
-const TOKENS: usize = 2048;
+/// Scores of so many tokens fit into a second-level cache, as those of a simulator's pass over many configurations do.
+const TOKENS: usize = 1024;
 
 /// Scores that drift slowly with noise on top, so that hits and misses both happen (about a third misses under LRU).
 fn scores(experts: usize) -> Vec<Vec<f32>> {

@@ -3,6 +3,7 @@
 //! Invariants: at most C experts are cached after a token; every chosen expert is cached after its token unless C is 0; an
 //! error leaves the layer as it was.
 
+use crate::bits::Bits;
 use crate::evictions::{AnyEviction, Eviction, Observed};
 use crate::figures::{Counts, Lifetimes};
 use crate::order::Order;
@@ -17,8 +18,8 @@ pub(crate) struct Scratch {
     own: Vec<Ranked>,
     /// The scores, minus infinity outside the candidates.
     masked: Vec<f32>,
-    /// One flag per expert: chosen for the token at hand? All false between tokens.
-    chosen: Vec<bool>,
+    /// The experts chosen for the token at hand.
+    chosen: Bits,
     policy: policies::Scratch,
 }
 
@@ -28,7 +29,7 @@ impl Scratch {
         Self {
             own: Vec::with_capacity(experts_per_token),
             masked: Vec::with_capacity(experts),
-            chosen: vec![false; experts],
+            chosen: Bits::new(experts),
             policy: policies::Scratch::new(experts, experts_per_token),
         }
     }
@@ -179,7 +180,7 @@ impl Layer {
     /// Checks the scores, takes the token into the range and finds the model's own choice.
     fn read(&mut self, layer: usize, scores: RouterScores<'_>, scratch: &mut Scratch) -> Result<(), Error> {
         let check = |what, scores: &[f32]| match scores.len() == self.shape.experts {
-            true => extremes(scores).ok_or_else(|| non_finite(layer, scores)),
+            true => ranking::extremes(scores).ok_or_else(|| non_finite(layer, scores)),
             false => {
                 let (given, expected) = (scores.len(), self.shape.experts);
                 Err(Error::ScoreCount { layer, what, given, expected })
@@ -223,10 +224,9 @@ impl Layer {
 
     /// Judges hits, counts, and updates the cache with the experts of `out.ranked`.
     fn settle(&mut self, step: Step, scores: Option<RouterScores<'_>>, scratch: &mut Scratch, out: &mut Selection) {
-        out.judge(self.recency.members());
-        for &expert in &out.ranked {
-            scratch.chosen[expert as usize] = true;
-        }
+        scratch.chosen.clear();
+        out.ranked.iter().for_each(|&expert| scratch.chosen.insert(expert));
+        out.judge(&scratch.chosen, self.recency.members());
         self.count(step.phase, &scratch.own, &scratch.chosen, out);
         if self.shape.capacity > 0 {
             self.eviction.observe(&Observed { chosen: &out.ranked, scores });
@@ -236,13 +236,10 @@ impl Layer {
             }
             self.evict(&scratch.chosen, out);
         }
-        for &expert in &out.ranked {
-            scratch.chosen[expert as usize] = false;
-        }
     }
 
-    fn count(&mut self, phase: Phase, own: &[Ranked], chosen: &[bool], out: &mut Selection) {
-        let ran = |own: &[Ranked]| own.iter().filter(|own| chosen[own.expert as usize]).count();
+    fn count(&mut self, phase: Phase, own: &[Ranked], chosen: &Bits, out: &mut Selection) {
+        let ran = |own: &[Ranked]| own.iter().filter(|own| chosen.contains(own.expert)).count();
         let strongest = default_protected(self.shape.experts, self.shape.experts_per_token).min(own.len());
         out.changed = own.len() - ran(own);
         let hits = out.ranked_hits.iter().filter(|hit| **hit).count();
@@ -272,7 +269,7 @@ impl Layer {
         self.recency.push_back(expert);
     }
 
-    fn evict(&mut self, chosen: &[bool], out: &mut Selection) {
+    fn evict(&mut self, chosen: &Bits, out: &mut Selection) {
         while self.recency.len() > self.shape.capacity {
             let victim = self.eviction.victim(&self.recency, chosen);
             self.recency.remove(victim);
@@ -293,24 +290,6 @@ pub(crate) fn check_ids(layer: usize, what: &'static str, experts: &[u32], count
         }
     }
     Ok(())
-}
-
-/// The lowest and the highest score, `None` if one is not finite.
-fn extremes(scores: &[f32]) -> Option<(f32, f32)> {
-    // Lanes side by side, so that the compiler may use SIMD; min and max do not depend on the order.
-    let mut lowest = [f32::INFINITY; 8];
-    let mut highest = [f32::NEG_INFINITY; 8];
-    let mut finite = true;
-    for chunk in scores.chunks(8) {
-        for (lane, &score) in chunk.iter().enumerate() {
-            finite &= score.is_finite();
-            lowest[lane] = if score < lowest[lane] { score } else { lowest[lane] };
-            highest[lane] = if score > highest[lane] { score } else { highest[lane] };
-        }
-    }
-    let lowest = lowest.into_iter().fold(f32::INFINITY, f32::min);
-    let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    finite.then_some((lowest, highest))
 }
 
 /// Copies the candidates' scores to `masked`, minus infinity elsewhere; the lowest and the highest of them.

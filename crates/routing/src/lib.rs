@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod belady;
+mod bits;
 mod error;
 mod evictions;
 mod figures;

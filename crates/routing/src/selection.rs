@@ -1,5 +1,7 @@
 //! What routing one token in one layer gave: which experts run, which of them were cached, and what left the cache.
 
+use crate::bits::Bits;
+
 /// The outcome of one token in one layer. Reused from token to token: only the first uses of it allocate.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
@@ -66,23 +68,14 @@ impl Selection {
         self.range
     }
 
-    /// Starts anew with the experts of `ranked`, whose hits are judged by `cached`.
-    pub(crate) fn judge(&mut self, cached: &[bool]) {
-        self.ranked_hits.clear();
-        self.ascending.clear();
-        self.ascending_hits.clear();
+    /// Judges the experts of `ranked`, which are those of `chosen`, by what was `cached`; nothing is evicted yet.
+    pub(crate) fn judge(&mut self, chosen: &Bits, cached: &[bool]) {
         self.evicted.clear();
-        for &expert in &self.ranked {
-            self.ranked_hits.push(cached[expert as usize]);
-            // Insertion sort: K is a handful.
-            let mut at = self.ascending.len();
-            self.ascending.push(expert);
-            while at > 0 && self.ascending[at - 1] > expert {
-                self.ascending[at] = self.ascending[at - 1];
-                at -= 1;
-            }
-            self.ascending[at] = expert;
-        }
+        self.ranked_hits.clear();
+        self.ranked_hits.extend(self.ranked.iter().map(|&expert| cached[expert as usize]));
+        self.ascending.clear();
+        self.ascending.extend(chosen.iter());
+        self.ascending_hits.clear();
         self.ascending_hits.extend(self.ascending.iter().map(|&expert| cached[expert as usize]));
     }
 }

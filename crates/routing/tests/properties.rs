@@ -30,7 +30,7 @@ impl Run {
     /// The selections by rank.
     fn selections(&self) -> Vec<Vec<u32>> {
         let (mut session, mut out) = (self.session(), Selection::default());
-        let mut route = |row: &Vec<f32>| {
+        let route = |row: &Vec<f32>| {
             session.route(0, row, Phase::Generation, &mut out).unwrap();
             out.ranked().to_vec()
         };

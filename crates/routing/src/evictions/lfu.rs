@@ -2,6 +2,7 @@
 //! 1 - 1/memory, then adds 1 to the chosen. Small memories behave like LRFU.
 
 use super::{Eviction, Observed, least_weight};
+use crate::bits::Bits;
 use crate::order::Order;
 
 /// Faded counts, cached or not.
@@ -29,7 +30,7 @@ impl Eviction for Lfu {
 
     fn touch(&mut self, _expert: u32, _cached: bool) {}
 
-    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32 {
+    fn victim(&mut self, recency: &Order, chosen: &Bits) -> u32 {
         least_weight(&self.counts, recency, chosen)
     }
 

@@ -1,6 +1,7 @@
 //! `lru`: the least recently touched expert leaves. The reference for all others.
 
 use super::{Eviction, Observed};
+use crate::bits::Bits;
 use crate::order::Order;
 
 /// Needs nothing beyond the recency order that every layer keeps.
@@ -12,10 +13,10 @@ impl Eviction for Lru {
 
     fn touch(&mut self, _expert: u32, _cached: bool) {}
 
-    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32 {
+    fn victim(&mut self, recency: &Order, chosen: &Bits) -> u32 {
         recency
             .iter()
-            .find(|&expert| !chosen[expert as usize])
+            .find(|&expert| !chosen.contains(expert))
             .expect("a cache over its capacity holds more than the token's K experts")
     }
 

@@ -11,6 +11,7 @@ mod score;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bits::Bits;
 use crate::order::Order;
 use crate::spec::Spec;
 use crate::{Error, LayerShape, RouterScores};
@@ -113,8 +114,8 @@ pub(crate) trait Eviction {
     /// A chosen expert is touched; `cached`: it was in the cache already, otherwise it enters now.
     fn touch(&mut self, expert: u32, cached: bool);
 
-    /// The cached expert that leaves, never one marked in `chosen`; the caller takes it out of `recency`.
-    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32;
+    /// The cached expert that leaves, never one in `chosen`; the caller takes it out of `recency`.
+    fn victim(&mut self, recency: &Order, chosen: &Bits) -> u32;
 
     /// Forgets everything, as at the start of a session.
     fn clear(&mut self);
@@ -161,7 +162,7 @@ impl Eviction for AnyEviction {
         each!(self, eviction => eviction.touch(expert, cached));
     }
 
-    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32 {
+    fn victim(&mut self, recency: &Order, chosen: &Bits) -> u32 {
         each!(self, eviction => eviction.victim(recency, chosen))
     }
 
@@ -171,8 +172,8 @@ impl Eviction for AnyEviction {
 }
 
 /// The cached expert outside `chosen` with the least weight; ties: the least recently touched.
-fn least_weight(weights: &[f64], recency: &Order, chosen: &[bool]) -> u32 {
-    let mut outside = recency.iter().filter(|&expert| !chosen[expert as usize]);
+fn least_weight(weights: &[f64], recency: &Order, chosen: &Bits) -> u32 {
+    let mut outside = recency.iter().filter(|&expert| !chosen.contains(expert));
     let mut victim = outside.next().expect("a cache over its capacity holds more than the token's K experts");
     for expert in outside {
         if weights[expert as usize] < weights[victim as usize] {

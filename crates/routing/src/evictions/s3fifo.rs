@@ -6,6 +6,7 @@
 
 use super::{Eviction, Observed};
 use crate::Error;
+use crate::bits::Bits;
 use crate::layer::check_ids;
 use crate::order::Order;
 use crate::state::EvictionState;
@@ -105,8 +106,8 @@ impl Eviction for S3Fifo {
         }
     }
 
-    fn victim(&mut self, _recency: &Order, chosen: &[bool]) -> u32 {
-        let head = |queue: &Order| queue.iter().find(|&expert| !chosen[expert as usize]);
+    fn victim(&mut self, _recency: &Order, chosen: &Bits) -> u32 {
+        let head = |queue: &Order| queue.iter().find(|&expert| !chosen.contains(expert));
         loop {
             let (small, main) = (head(&self.small), head(&self.main));
             // The queue whose turn it is may hold nothing but the token's own experts: then the other one gives.

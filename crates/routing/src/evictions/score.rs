@@ -3,6 +3,7 @@
 //! Costs nothing in quality: it reads what the router computes anyway.
 
 use super::{Eviction, Observed, least_weight};
+use crate::bits::Bits;
 use crate::order::Order;
 use crate::softmax::softmax;
 
@@ -35,7 +36,7 @@ impl Eviction for Score {
 
     fn touch(&mut self, _expert: u32, _cached: bool) {}
 
-    fn victim(&mut self, recency: &Order, chosen: &[bool]) -> u32 {
+    fn victim(&mut self, recency: &Order, chosen: &Bits) -> u32 {
         least_weight(&self.averages, recency, chosen)
     }
 

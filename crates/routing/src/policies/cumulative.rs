@@ -49,7 +49,7 @@ impl Rule for Cumulative {
     fn choose(&self, token: &mut Token<'_>, chosen: &mut Vec<u32>) {
         let (experts, k) = (token.scores.len(), token.own.len());
         let scratch = &mut *token.scratch;
-        rank(token.scores, experts, &mut scratch.ranked);
+        rank(token.scores, experts, &mut scratch.keys, &mut scratch.ranked);
         softmax(token.scores, &mut scratch.probabilities);
         let mut sum = 0.0;
         let reached = scratch.ranked.iter().position(|one| {

@@ -45,9 +45,9 @@ impl Rule for MaxRank {
 
     fn choose(&self, token: &mut Token<'_>, chosen: &mut Vec<u32>) {
         let (experts, k) = (token.scores.len(), token.own.len());
-        let ranked = &mut token.scratch.ranked;
-        rank(token.scores, self.m(experts, k).max(k), ranked);
-        promote(ranked, k, protected(self.j, experts, k), token.cached, chosen);
+        let scratch = &mut *token.scratch;
+        rank(token.scores, self.m(experts, k).max(k), &mut scratch.keys, &mut scratch.ranked);
+        promote(&scratch.ranked, k, protected(self.j, experts, k), token.cached, chosen);
     }
 }
 

@@ -172,6 +172,7 @@ pub(crate) struct Token<'a> {
 /// Room for the work of one choice, so that none of it allocates.
 #[derive(Debug, Clone)]
 pub(crate) struct Scratch {
+    keys: Vec<u64>,
     ranked: Vec<Ranked>,
     probabilities: Vec<f64>,
     lifted: Vec<f32>,
@@ -185,6 +186,7 @@ impl Scratch {
     /// Room for layers of at most `experts`, of which at most `experts_per_token` are chosen.
     pub(crate) fn new(experts: usize, experts_per_token: usize) -> Self {
         Self {
+            keys: Vec::with_capacity(experts),
             ranked: Vec::with_capacity(experts),
             probabilities: Vec::with_capacity(experts),
             lifted: vec![0.0; experts],

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{Rule, Token, parameter_error};
-use crate::ranking::rank;
+use crate::ranking::at_place;
 use crate::spec::Spec;
 use crate::splitmix::draw;
 use crate::{Error, Policy};
@@ -48,12 +48,10 @@ impl Rule for Swap {
         }
         let others = (token.candidates - own.len()) as u64;
         let other = own.len() + (draw(self.seed, token.layer, token.position) % others) as usize;
-        let ranked = &mut token.scratch.ranked;
-        rank(token.scores, other + 1, ranked);
         chosen.extend(own.iter().map(|own| own.expert));
         chosen.remove(self.rank - 1);
         // It ranks below all of the model's own choices.
-        chosen.push(ranked[other].expert);
+        chosen.push(at_place(token.scores, other, &mut token.scratch.keys));
     }
 }
 
