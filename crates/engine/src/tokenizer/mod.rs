@@ -20,6 +20,8 @@ mod pretokenizer;
 mod sentencepiece;
 mod special;
 mod splitter;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod vocabulary;
 

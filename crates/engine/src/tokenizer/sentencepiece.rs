@@ -23,6 +23,8 @@ pub(super) struct SentencePiece {
     bytes: [u32; 256],
     /// No token is longer.
     longest: usize,
+    /// No token has a space after anything but spaces, so that no merge crosses the beginning of a word.
+    words_apart: bool,
     pub(super) space_prefix: bool,
 }
 
@@ -49,15 +51,26 @@ impl SentencePiece {
             matches!(tokens.token_type(id), Some(TokenType::Normal | TokenType::UserDefined | TokenType::Unused))
         });
         let longest = ids.keys().map(String::len).max().unwrap_or(0);
+        let words_apart = ids.keys().all(|key| word_end(key) == key.len());
         let space_prefix = vocabulary.add_space_prefix.unwrap_or(true);
-        Ok(SentencePiece { ids, scores: vocabulary.scores.to_vec(), bytes, longest, space_prefix })
+        Ok(SentencePiece { ids, scores: vocabulary.scores.to_vec(), bytes, longest, words_apart, space_prefix })
     }
 
     /// Appends the tokens of `text`. `after_special`: it stands at the start or after a special token.
     pub(super) fn encode(&self, text: &str, after_special: bool, ids: &mut Vec<u32>) {
         let prefix = if self.space_prefix && after_special { SPACE } else { "" };
         let spelled = format!("{prefix}{}", text.replace(' ', SPACE));
-        let mut merging = Merging::new(self, &spelled);
+        let mut rest = spelled.as_str();
+        while !rest.is_empty() {
+            let end = if self.words_apart { word_end(rest) } else { rest.len() };
+            let (word, after) = rest.split_at(end);
+            self.encode_word(word, ids);
+            rest = after;
+        }
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
+        let mut merging = Merging::new(self, word);
         merging.run();
         for piece in merging.pieces() {
             match self.ids.get(piece) {
@@ -79,7 +92,13 @@ pub(super) fn decode(spelling: &str) -> Vec<u8> {
     spelling.replace(SPACE, " ").into()
 }
 
-/// One text on its way from characters to tokens.
+/// Bytes of the first word with the spaces before it.
+fn word_end(spelled: &str) -> usize {
+    let spaces = spelled.len() - spelled.trim_start_matches(SPACE).len();
+    spelled[spaces..].find(SPACE).map_or(spelled.len(), |len| spaces + len)
+}
+
+/// One word, or text, on its way from characters to tokens.
 struct Merging<'m> {
     model: &'m SentencePiece,
     text: &'m str,
@@ -173,5 +192,98 @@ impl<'m> Merging<'m> {
     fn pieces(&self) -> impl Iterator<Item = &'m str> {
         let left = self.pieces.iter().filter(|piece| piece.len > 0);
         left.map(|piece| &self.text[piece.start..piece.start + piece.len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::borrow::Cow;
+
+    fn model(tokens: &[(&str, f32)], unknown: Option<u32>) -> Result<(SentencePiece, Tokens), Error> {
+        let vocabulary = Vocabulary {
+            tokens: tokens.iter().map(|(text, _)| *text).collect(),
+            scores: Cow::Owned(tokens.iter().map(|(_, score)| *score).collect()),
+            add_space_prefix: Some(false),
+            ..Vocabulary::default()
+        };
+        let checked = Tokens::new(&vocabulary, decode)?;
+        Ok((SentencePiece::new(&vocabulary, unknown, &checked)?, checked))
+    }
+
+    fn encode(model: &SentencePiece, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        model.encode(text, true, &mut ids);
+        ids
+    }
+
+    #[test]
+    fn the_highest_score_goes_first_then_the_leftmost() {
+        let tokens = [("?", 0.0), ("a", 0.0), ("b", 0.0), ("ab", -2.0), ("ba", -1.0), ("aa", -3.0), ("aaa", -3.0)];
+        let (model, _) = model(&tokens, Some(0)).unwrap();
+        assert_eq!(encode(&model, "aba"), [1, 4]);
+        assert_eq!(encode(&model, "aaaaa"), [6, 5]); // aa at 0, then of equal scores the leftmost: aaa at 0, aa at 3
+        assert_eq!(encode(&model, "cab"), [0, 3]);
+    }
+
+    #[test]
+    fn text_without_token_is_spelled_in_bytes() {
+        let bytes: Vec<String> = (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).collect();
+        let tokens: Vec<(&str, f32)> = bytes.iter().map(|byte| (byte.as_str(), 0.0)).collect();
+        let (full, _) = model(&tokens, None).unwrap();
+        assert_eq!(encode(&full, "é a"), [0xC3, 0xA9, 0xE2, 0x96, 0x81, 0x61]);
+        let error = model(&tokens[..255], None).unwrap_err();
+        assert_eq!(error.to_string(), "no token for byte 0xFF and no unknown token");
+        assert_eq!(encode(&model(&tokens[..0xC3], Some(7)).unwrap().0, "é"), [7, 0xA9]);
+    }
+
+    #[test]
+    fn scores_must_be_there_and_be_numbers() {
+        let error = model(&[("a", 0.0), ("b", f32::NAN)], Some(0)).unwrap_err();
+        assert_eq!(error.to_string(), "scores[1] is NaN (expected a number)");
+        let vocabulary = Vocabulary { tokens: vec!["a"], ..Vocabulary::default() };
+        let tokens = Tokens::new(&vocabulary, decode).unwrap();
+        let error = SentencePiece::new(&vocabulary, Some(0), &tokens).unwrap_err();
+        assert_eq!(error.to_string(), "scores has 0 entries (expected 1, one a token)");
+    }
+
+    /// What the module's head says, the slow way: look at all neighbours each time.
+    fn by_definition(model: &SentencePiece, text: &str) -> Vec<u32> {
+        let spelled = text.replace(' ', SPACE);
+        let mut pieces: Vec<String> = spelled.chars().map(String::from).collect();
+        loop {
+            let mut best: Option<(f32, usize)> = None;
+            for left in 1..pieces.len() {
+                let joined = [pieces[left - 1].as_str(), &pieces[left]].concat();
+                if let Some(&id) = model.ids.get(&joined)
+                    && best.is_none_or(|(score, _)| model.scores[id as usize] > score)
+                {
+                    best = Some((model.scores[id as usize], left));
+                }
+            }
+            let Some((_, left)) = best else { break };
+            let right = pieces.remove(left);
+            pieces[left - 1].push_str(&right);
+        }
+        let ids = pieces.iter().flat_map(|piece| match model.ids.get(piece) {
+            Some(&id) => vec![id],
+            None => piece.bytes().map(|byte| model.bytes[usize::from(byte)]).collect(),
+        });
+        ids.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_as_defined(
+            words in proptest::collection::hash_set("[ab▁é]{1,4}", 1..30),
+            scores in proptest::collection::vec(-3i8..3, 30),
+            text in "[ab é]{0,30}",
+        ) {
+            let mut tokens = vec![("<unk>", 0.0)];
+            tokens.extend(words.iter().map(String::as_str).zip(scores.iter().map(|&score| score.into())));
+            let (model, _) = model(&tokens, Some(0)).unwrap();
+            prop_assert_eq!(encode(&model, &text), by_definition(&model, &text));
+        }
     }
 }

@@ -105,3 +105,47 @@ pub(super) fn end_tokens(vocabulary: &Vocabulary<'_>, eos: Option<u32>, tokens: 
     }
     ends.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    fn ends<'a>(tokens: &[&'a str], eos: Option<u32>) -> (Vec<&'a str>, Tokens) {
+        let vocabulary = Vocabulary { tokens: tokens.to_vec(), end: vec![0], ..Vocabulary::default() };
+        let mut checked = Tokens::new(&vocabulary, |spelling| spelling.into()).unwrap();
+        let ends = end_tokens(&vocabulary, eos, &mut checked);
+        (ends.into_iter().map(|id| tokens[id as usize]).collect(), checked)
+    }
+
+    #[test]
+    fn ends_come_from_the_file_and_from_known_texts() {
+        let (ends, tokens) =
+            ends(&["a", "b", "<|im_end|>", "<|im_start|>", "c", "</s>", "<fim_pad>", "<fim_prefix>"], Some(4));
+        assert_eq!(ends, ["a", "<|im_end|>", "c", "</s>", "<fim_pad>"]);
+        // The vocabulary says "normal" for all of them.
+        assert_eq!(tokens.token_type(2), Some(TokenType::Control));
+        assert_eq!(tokens.token_type(3), Some(TokenType::Normal));
+        assert_eq!(tokens.token_type(7), Some(TokenType::Control));
+    }
+
+    #[test]
+    fn the_end_of_a_part_is_no_end_where_messages_have_another() {
+        let (found, tokens) = ends(&["a", "<|end|>", "<|return|>", "<|call|>", "<|channel|>"], None);
+        assert_eq!(found, ["a", "<|return|>", "<|call|>"]);
+        assert_eq!(tokens.token_type(1), Some(TokenType::UserDefined));
+        assert_eq!(tokens.token_type(4), Some(TokenType::UserDefined));
+        assert_eq!(ends(&["a", "<|end|>", "<|return|>"], None).0, ["a", "<|end|>", "<|return|>"]);
+        let (found, tokens) = ends(&["a", "</s>", "<|tool_response>"], None);
+        assert_eq!(found, ["a", "<|tool_response>"]);
+        assert_eq!(tokens.token_type(1), Some(TokenType::Normal));
+    }
+
+    #[test]
+    fn a_type_that_does_not_exist_is_refused() {
+        let vocabulary =
+            Vocabulary { tokens: vec!["a", "b"], token_types: Cow::Borrowed(&[0, 7]), ..Vocabulary::default() };
+        let message = Tokens::new(&vocabulary, |spelling| spelling.into()).unwrap_err().to_string();
+        assert_eq!(message, "token_type[1] is 7 (expected 0 to 6)");
+    }
+}

@@ -120,3 +120,62 @@ fn by_length(tokens: &[(u32, &str)]) -> Result<Vec<OneLength>, Error> {
     };
     lengths.values().rev().map(build).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    const CONTROL: i32 = 3;
+    const USER_DEFINED: i32 = 4;
+
+    fn split<'t>(tokens: &[(&str, i32)], strip: bool, text: &'t str, special: SpecialTokens) -> Vec<Fragment<'t>> {
+        let vocabulary = Vocabulary {
+            tokens: tokens.iter().map(|(text, _)| *text).collect(),
+            token_types: Cow::Owned(tokens.iter().map(|(_, kind)| *kind).collect()),
+            strip_after_special: strip,
+            ..Vocabulary::default()
+        };
+        let tokens = Tokens::new(&vocabulary, |spelling| spelling.into()).unwrap();
+        Splitter::new(&vocabulary, &tokens).unwrap().split(text, special)
+    }
+
+    use Fragment::{Text, Token};
+    use SpecialTokens::{AsText, Parse};
+
+    #[test]
+    fn control_tokens_are_text_unless_parsed() {
+        let tokens = [("<a>", CONTROL), ("x", 1), ("<b>", USER_DEFINED), ("", CONTROL)];
+        assert_eq!(split(&tokens, false, "x<a>y<b>", Parse), [Text("x"), Token(0), Text("y"), Token(2)]);
+        assert_eq!(split(&tokens, false, "x<a>y<b>", AsText), [Text("x<a>y"), Token(2)]);
+        assert_eq!(split(&tokens, false, "<b><b>", AsText), [Token(2), Token(2)]);
+        assert_eq!(split(&tokens, false, "", Parse), []);
+    }
+
+    #[test]
+    fn longer_tokens_go_first_even_if_they_start_later() {
+        let tokens = [("ab", USER_DEFINED), ("bcd", USER_DEFINED), ("e", USER_DEFINED)];
+        assert_eq!(split(&tokens, false, "abcde", Parse), [Text("a"), Token(1), Token(2)]);
+        // Of equal length, the first in the text.
+        let tokens = [("bc", USER_DEFINED), ("ab", USER_DEFINED)];
+        assert_eq!(split(&tokens, false, "abcbc", Parse), [Token(1), Text("c"), Token(0)]);
+    }
+
+    #[test]
+    fn whitespace_goes_after_tokens_that_strip() {
+        let tokens = [("<s>", CONTROL), ("<|end|>", CONTROL)];
+        let text = "<s> a<|end|> \n\u{a0}b<|end|> ";
+        assert_eq!(split(&tokens, true, text, Parse), [Token(0), Text(" a"), Token(1), Text("\u{a0}b"), Token(1)]);
+        assert_eq!(split(&tokens, false, text, Parse)[3], Text(" \n\u{a0}b"));
+    }
+
+    #[test]
+    fn more_text_than_any_vocabulary_has_is_refused() {
+        let long = "x".repeat(MAX_BYTES + 1);
+        let vocabulary =
+            Vocabulary { tokens: vec![&long], token_types: Cow::Borrowed(&[CONTROL]), ..Vocabulary::default() };
+        let tokens = Tokens::new(&vocabulary, |spelling| spelling.into()).unwrap();
+        let message = Splitter::new(&vocabulary, &tokens).unwrap_err().to_string();
+        assert_eq!(message, "control and user-defined tokens of 4194305 bytes together (expected at most 4194304)");
+    }
+}
