@@ -1,0 +1,632 @@
+//! Fetches: brings slices from files into slots. It cuts the window of a slice into reads, keeps the device busy, goes on
+//! after short reads, retries once after errors, puts demand before background, and lands slices in the arena as their last
+//! read comes back. It decides neither what is fetched nor into which slot.
+//!
+//! One thread at a time drives it (`&mut self`); the slots are read through the [`Arena`] by any thread. No call allocates
+//! unless it returns an error. Invariants:
+//! - a piece (a read that is on the device, or waits to go on) is counted in its slice and its fetch;
+//! - the device has at most one read of any byte of a slot;
+//! - a fetch that failed or was cancelled keeps its slot until its last piece has come back.
+
+use crate::device::{Completion, Device, Read};
+use crate::slot::SlotState;
+use crate::window::{Window, page_rounded};
+use crate::{Arena, Error, Files, MAX_SLICES, Slice, SlotId, Tuning, Via};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// Idle-time reads in flight, in bytes: at 1 GB/s a demand read waits at most a millisecond for them.
+const BACKGROUND_BYTES: usize = 1 << 20;
+
+/// How often the system may ask to try a read again (interrupted, cancelled, no resources) before that counts as an error.
+const MOST_INTERRUPTIONS: u8 = 32;
+
+/// Why an expert is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// The router chose it.
+    Demand,
+    /// A guess, or a warm start: read while the device has nothing else to do.
+    Background,
+}
+
+/// What a fetcher has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Reads that came back with bytes.
+    pub reads: u64,
+    /// Bytes that they brought, the blocks around slices included.
+    pub bytes: u64,
+    /// Reads that brought less than asked for, and were continued.
+    pub short_reads: u64,
+    /// Reads that failed or brought nothing, and were tried again.
+    pub retries: u64,
+}
+
+/// Brings experts into slots.
+pub struct Fetcher {
+    device: Box<dyn Device>,
+    files: Arc<Files>,
+    arena: Arc<Arena>,
+    /// By slot.
+    fetches: Vec<Fetch>,
+    demand: VecDeque<SlotId>,
+    background: VecDeque<SlotId>,
+    /// By ticket.
+    pieces: Vec<Piece>,
+    vacant: Vec<u32>,
+    /// Pieces to be read on, or again.
+    again: VecDeque<Read>,
+    demand_in_flight: usize,
+    background_in_flight: usize,
+    done: Vec<Completion>,
+    tuning: Tuning,
+    stats: Stats,
+}
+
+/// The fetch that a slot is in, or was in last.
+#[derive(Debug)]
+struct Fetch {
+    slices: [SliceFetch; MAX_SLICES],
+    count: usize,
+    urgency: Urgency,
+    /// The slice that the next piece is cut from.
+    cutting: usize,
+    pieces: usize,
+    landed: usize,
+    course: Course,
+}
+
+#[derive(Debug)]
+enum Course {
+    Going,
+    Cancelled,
+    Failed(Error),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SliceFetch {
+    slice: Slice,
+    window: Window,
+    /// Where the window starts in the slot.
+    start: usize,
+    /// File offset of the next piece.
+    next: u64,
+    piece_bytes: usize,
+    pieces: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    slot: SlotId,
+    slice: usize,
+    urgency: Urgency,
+    offset: u64,
+    bytes: usize,
+    /// Up to here the slice needs it; what lies behind only fills the block.
+    needed: usize,
+    got: usize,
+    has_failed: bool,
+    interruptions: u8,
+}
+
+impl Fetcher {
+    /// A fetcher that reads by `device` into `arena`.
+    #[must_use]
+    pub(crate) fn with_device(device: Box<dyn Device>, arena: Arc<Arena>, tuning: Tuning) -> Fetcher {
+        let files = device.files().clone();
+        let slots = arena.slot_count();
+        // A device's capacity may be lowered and raised again, up to what it is now.
+        let capacity = device.capacity();
+        let piece = Piece {
+            slot: SlotId::NONE,
+            slice: 0,
+            urgency: Urgency::Demand,
+            offset: 0,
+            bytes: 0,
+            needed: 0,
+            got: 0,
+            has_failed: false,
+            interruptions: 0,
+        };
+        let mut fetcher = Fetcher {
+            device,
+            files,
+            arena,
+            fetches: (0..slots).map(|_| Fetch::none()).collect(),
+            demand: VecDeque::with_capacity(slots),
+            background: VecDeque::with_capacity(slots),
+            pieces: vec![piece; capacity],
+            vacant: (0..capacity as u32).collect(),
+            again: VecDeque::with_capacity(capacity),
+            demand_in_flight: 0,
+            background_in_flight: 0,
+            done: Vec::with_capacity(capacity),
+            tuning,
+            stats: Stats::default(),
+        };
+        fetcher.set_tuning(tuning);
+        fetcher
+    }
+
+    /// The slots it fills.
+    #[must_use]
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// The files it reads.
+    #[must_use]
+    pub fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// How reads are cut, and how many are on the device at once.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// Changes how the reads of later requests are cut, and how many are on the device at once.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+        self.device.limit_depth(tuning.depth);
+    }
+
+    /// Asks for an expert: `slices` into `slot`, in this order, behind what was asked for with the same urgency. Nothing is
+    /// read before [`Fetcher::submit`], so that a layer's misses start together. What the slot held is gone.
+    ///
+    /// # Errors
+    /// The slot is pinned, in flight or too small, or a slice lies outside its file.
+    pub fn request(&mut self, slot: SlotId, slices: &[Slice], urgency: Urgency) -> Result<(), Error> {
+        if slices.is_empty() || slices.len() > MAX_SLICES {
+            return Err(Error::SliceCount { found: slices.len() });
+        }
+        let mut fetch = Fetch { urgency, count: slices.len(), course: Course::Going, ..Fetch::none() };
+        let mut start = 0;
+        for (target, slice) in fetch.slices.iter_mut().zip(slices) {
+            let file_bytes = self.files.get(slice.file).map_or(0, |file| file.identity().bytes);
+            if slice.bytes == 0 || slice.offset.checked_add(slice.bytes as u64).is_none_or(|end| end > file_bytes) {
+                let Slice { file, offset, bytes } = *slice;
+                return Err(Error::SliceOutside { file, offset, bytes, file_bytes });
+            }
+            let block_bytes = self.files[slice.file].block_bytes();
+            let window = Window::around(slice, block_bytes, file_bytes);
+            let piece_bytes = self.tuning.piece_of(window.bytes(), block_bytes);
+            *target = SliceFetch { slice: *slice, window, start, next: window.offset, piece_bytes, pieces: 0 };
+            start += page_rounded(window.bytes());
+        }
+        if start > self.arena.slot_bytes(slot) {
+            return Err(Error::SlotTooSmall { slot, wanted: start, found: self.arena.slot_bytes(slot) });
+        }
+        self.arena.word(slot).begin().map_err(|refused| Error::in_use(slot, refused))?;
+        for (index, part) in fetch.slices[..fetch.count].iter().enumerate() {
+            let start = part.start + part.window.skip;
+            self.arena.place(slot, index, start..start + part.slice.bytes);
+        }
+        self.fetches[slot.index()] = fetch;
+        self.queue(urgency).push_back(slot);
+        Ok(())
+    }
+
+    /// Starts what was requested, as much as the device takes.
+    pub fn submit(&mut self) {
+        self.dispatch();
+    }
+
+    /// Takes what has come back and starts what waited for that, without sleeping. To be called now and then while
+    /// computing, if more was requested than the device takes at once, and for background fetches.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn poll(&mut self) -> Result<(), Error> {
+        self.advance(0)
+    }
+
+    /// Sleeps until a slice has landed. A background fetch that is waited for becomes a demand.
+    ///
+    /// # Errors
+    /// The fetch failed (the slot is free then), or the slot has no such slice.
+    pub fn wait(&mut self, slot: SlotId, slice: usize) -> Result<(), Error> {
+        self.wait_any(&[(slot, slice)]).map(|_| ())
+    }
+
+    /// Sleeps until one of `wanted` has landed; returns which, the first in the list if there are several.
+    ///
+    /// # Errors
+    /// One of the fetches failed (its slot is free then), or a slot has no such slice.
+    ///
+    /// # Panics
+    /// `wanted` is empty.
+    pub fn wait_any(&mut self, wanted: &[(SlotId, usize)]) -> Result<usize, Error> {
+        assert!(!wanted.is_empty(), "waiting for nothing would never end");
+        wanted.iter().for_each(|&(slot, _)| self.promote(slot));
+        self.advance(0)?;
+        loop {
+            if let Some(index) = wanted.iter().position(|&(slot, slice)| self.arena.has_landed(slot, slice)) {
+                return Ok(index);
+            }
+            let mut fewest = usize::MAX;
+            for &(slot, slice) in wanted {
+                let state = self.arena.state(slot);
+                let fetch = &self.fetches[slot.index()];
+                match state {
+                    SlotState::InFlight if slice < fetch.count && fetch.is_going() => {
+                        fewest = fewest.min(fetch.slices[slice].pieces);
+                    }
+                    SlotState::InFlight if slice < fetch.count => fewest = fewest.min(fetch.pieces),
+                    SlotState::Failed => return Err(self.take_error(slot).unwrap_or(Error::NotHeld { slot, state })),
+                    _ => return Err(Error::NotHeld { slot, state }),
+                }
+            }
+            // A slice of n pieces lands after n completions at the earliest: no need to wake up before. While more waits
+            // for the device, wake up to keep it busy.
+            let has_backlog = !self.demand.is_empty() || !self.again.is_empty();
+            let wait_for = if has_backlog { fewest.min(self.device.capacity() / 4) } else { fewest };
+            self.advance(wait_for.max(1))?;
+        }
+    }
+
+    /// Sleeps until nothing is in flight, background included. Failed fetches keep their errors.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn wait_all(&mut self) -> Result<(), Error> {
+        self.dispatch();
+        while self.in_flight() > 0 {
+            let has_backlog = !self.demand.is_empty() || !self.again.is_empty() || !self.background.is_empty();
+            let wait_for = if has_backlog { self.device.capacity() / 4 } else { self.in_flight() };
+            self.advance(wait_for.clamp(1, self.in_flight()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is in flight or waiting.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.demand.is_empty() && self.background.is_empty() && self.again.is_empty()
+    }
+
+    /// Makes a background fetch a demand: the router chose what was guessed.
+    pub fn promote(&mut self, slot: SlotId) {
+        let fetch = &mut self.fetches[slot.index()];
+        if fetch.urgency == Urgency::Background && fetch.is_going() {
+            fetch.urgency = Urgency::Demand;
+            if let Some(position) = self.background.iter().position(|&queued| queued == slot) {
+                self.background.remove(position);
+                self.demand.push_back(slot);
+            }
+        }
+    }
+
+    /// Gives up a fetch. Its slot is free as soon as the reads that have started are back.
+    pub fn cancel(&mut self, slot: SlotId) {
+        let fetch = &mut self.fetches[slot.index()];
+        if self.arena.state(slot) != SlotState::InFlight || !fetch.is_going() {
+            return;
+        }
+        fetch.course = Course::Cancelled;
+        let urgency = fetch.urgency;
+        self.queue(urgency).retain(|&queued| queued != slot);
+        self.end_if_back(slot);
+    }
+
+    /// The error of a failed fetch, once; the slot is free then.
+    pub fn take_error(&mut self, slot: SlotId) -> Option<Error> {
+        if self.arena.state(slot) != SlotState::Failed {
+            return None;
+        }
+        let course = std::mem::replace(&mut self.fetches[slot.index()].course, Course::Cancelled);
+        self.arena.word(slot).acknowledge();
+        match course {
+            Course::Failed(error) => Some(error),
+            Course::Going | Course::Cancelled => None,
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.demand_in_flight + self.background_in_flight
+    }
+
+    fn queue(&mut self, urgency: Urgency) -> &mut VecDeque<SlotId> {
+        match urgency {
+            Urgency::Demand => &mut self.demand,
+            Urgency::Background => &mut self.background,
+        }
+    }
+
+    fn in_flight_of(&mut self, urgency: Urgency) -> &mut usize {
+        match urgency {
+            Urgency::Demand => &mut self.demand_in_flight,
+            Urgency::Background => &mut self.background_in_flight,
+        }
+    }
+
+    fn advance(&mut self, wait_for: usize) -> Result<(), Error> {
+        self.dispatch();
+        if wait_for > 0 && self.in_flight() == 0 {
+            debug_assert!(false, "waiting with nothing in flight");
+            return Err(Error::Device { device: self.device.name(), cause: io::Error::other("a read was lost") });
+        }
+        let mut done = std::mem::take(&mut self.done);
+        let outcome = self.device.complete(wait_for, &mut done);
+        done.drain(..).for_each(|completion| self.finish(completion));
+        self.done = done;
+        self.dispatch();
+        outcome.map_err(|cause| Error::Device { device: self.device.name(), cause })
+    }
+
+    /// Fills the device: first what has to go on, then demand, then, if there is none, background.
+    fn dispatch(&mut self) {
+        let most = self.device.capacity();
+        let mut has_submitted = false;
+        while self.in_flight() < most {
+            let Some(read) = self.next_read() else { break };
+            *self.in_flight_of(self.pieces[read.ticket as usize].urgency) += 1;
+            self.device.submit(read);
+            has_submitted = true;
+        }
+        if has_submitted {
+            self.device.flush();
+        }
+    }
+
+    fn next_read(&mut self) -> Option<Read> {
+        while let Some(read) = self.again.pop_front() {
+            if self.fetches[self.pieces[read.ticket as usize].slot.index()].is_going() {
+                return Some(read);
+            }
+            self.release(read.ticket);
+        }
+        if self.vacant.is_empty() {
+            return None;
+        }
+        while let Some(&slot) = self.demand.front() {
+            if let Some(read) = self.cut(slot) {
+                return Some(read);
+            }
+            self.demand.pop_front();
+        }
+        while self.demand_in_flight == 0
+            && let Some(&slot) = self.background.front()
+        {
+            let piece_bytes = self.fetches[slot.index()].slices[0].piece_bytes.max(1);
+            if self.background_in_flight >= (BACKGROUND_BYTES / piece_bytes).max(1) {
+                break;
+            }
+            if let Some(read) = self.cut(slot) {
+                return Some(read);
+            }
+            self.background.pop_front();
+        }
+        None
+    }
+
+    /// Cuts the next piece of a fetch; `None` if all are cut.
+    fn cut(&mut self, slot: SlotId) -> Option<Read> {
+        let fetch = &mut self.fetches[slot.index()];
+        if !fetch.is_going() {
+            return None;
+        }
+        while fetch.cutting < fetch.count {
+            let part = &mut fetch.slices[fetch.cutting];
+            let Window { offset: window_start, blocks_end, end, .. } = part.window;
+            if part.next == end {
+                fetch.cutting += 1;
+                continue;
+            }
+            let offset = part.next;
+            let (via, bytes) = if offset < blocks_end {
+                (Via::Blocks, ((blocks_end - offset) as usize).min(part.piece_bytes))
+            } else {
+                (Via::Any, (end - offset) as usize)
+            };
+            part.next += bytes as u64;
+            part.pieces += 1;
+            fetch.pieces += 1;
+            let slice_end = part.slice.offset + part.slice.bytes as u64;
+            let needed = bytes.min((slice_end - offset) as usize);
+            let ticket = self.vacant.pop().expect("`next_read` saw one");
+            self.pieces[ticket as usize] = Piece {
+                slot,
+                slice: fetch.cutting,
+                urgency: fetch.urgency,
+                offset,
+                bytes,
+                needed,
+                got: 0,
+                has_failed: false,
+                interruptions: 0,
+            };
+            let start = part.start + (offset - window_start) as usize;
+            // SAFETY: the slot is in flight; windows of a fetch don't overlap, and pieces are cut from a window one after
+            // the other; a slice lands when its pieces are back, and `self.arena` outlives the device.
+            let target = unsafe { self.arena.target(slot, start..start + bytes) };
+            return Some(Read { ticket, file: part.slice.file, via, offset, target });
+        }
+        None
+    }
+
+    fn finish(&mut self, completion: Completion) {
+        let Completion { read, result } = completion;
+        let (ticket, file) = (read.ticket, read.file);
+        let piece = &mut self.pieces[ticket as usize];
+        let (slot, slice, urgency) = (piece.slot, piece.slice, piece.urgency);
+        if let Ok(count) = result {
+            self.stats.reads += u64::from(count > 0);
+            self.stats.bytes += count as u64;
+            self.files[file].drop_pages(read.offset, count);
+        }
+        let next = piece.take(read, result, self.files[file].block_bytes(), &mut self.stats);
+        *self.in_flight_of(urgency) -= 1;
+        match next {
+            _ if !self.fetches[slot.index()].is_going() => self.release(ticket),
+            Next::Done => {
+                self.release(ticket);
+                let fetch = &mut self.fetches[slot.index()];
+                let part = &fetch.slices[slice];
+                if part.pieces == 0 && part.next == part.window.end {
+                    fetch.landed += 1;
+                    self.arena.word(slot).land(slice, fetch.landed == fetch.count);
+                }
+            }
+            Next::Again(read) => self.again.push_back(read),
+            Next::Failed(wrong) => {
+                let piece = self.pieces[ticket as usize];
+                let fetch = &mut self.fetches[slot.index()];
+                fetch.course = Course::Failed(wrong.into_error(&piece, self.files[file].path().to_owned()));
+                let urgency = fetch.urgency;
+                self.queue(urgency).retain(|&queued| queued != slot);
+                self.release(ticket);
+            }
+        }
+    }
+
+    /// A piece is back for good.
+    fn release(&mut self, ticket: u32) {
+        let Piece { slot, slice, .. } = self.pieces[ticket as usize];
+        let fetch = &mut self.fetches[slot.index()];
+        fetch.slices[slice].pieces -= 1;
+        fetch.pieces -= 1;
+        self.vacant.push(ticket);
+        if !fetch.is_going() {
+            self.end_if_back(slot);
+        }
+    }
+
+    /// A fetch that was given up gives its slot back with its last piece.
+    fn end_if_back(&mut self, slot: SlotId) {
+        let fetch = &self.fetches[slot.index()];
+        if fetch.pieces == 0 {
+            let has_error = matches!(fetch.course, Course::Failed(_));
+            self.arena.word(slot).fail(if has_error { SlotState::Failed } else { SlotState::Free });
+        }
+    }
+}
+
+impl Fetch {
+    fn none() -> Fetch {
+        let slice = Slice { file: 0, offset: 0, bytes: 0 };
+        let window = Window { offset: 0, blocks_end: 0, end: 0, skip: 0 };
+        let part = SliceFetch { slice, window, start: 0, next: 0, piece_bytes: 0, pieces: 0 };
+        Fetch {
+            slices: [part; MAX_SLICES],
+            count: 0,
+            urgency: Urgency::Demand,
+            cutting: 0,
+            pieces: 0,
+            landed: 0,
+            course: Course::Cancelled,
+        }
+    }
+
+    fn is_going(&self) -> bool {
+        matches!(self.course, Course::Going)
+    }
+}
+
+/// What follows from a completion.
+enum Next {
+    Done,
+    Again(Read),
+    Failed(Wrong),
+}
+
+/// How a piece failed for good.
+enum Wrong {
+    System(io::Error),
+    Ended,
+}
+
+impl Wrong {
+    fn into_error(self, piece: &Piece, path: std::path::PathBuf) -> Error {
+        let &Piece { offset, bytes: wanted, got, .. } = piece;
+        match self {
+            Wrong::System(cause) => Error::Read { path, offset, wanted, got, cause },
+            Wrong::Ended => Error::Truncated { path, offset, wanted, got },
+        }
+    }
+}
+
+impl Piece {
+    /// Takes what a read of this piece brought.
+    fn take(&mut self, mut read: Read, result: io::Result<usize>, block_bytes: usize, stats: &mut Stats) -> Next {
+        match result {
+            Ok(count) if self.got + count >= self.needed => Next::Done,
+            Ok(count) => {
+                // Block reads go on at a block's start, so the last part of a block is read again.
+                let kept = if read.via == Via::Blocks { count / block_bytes * block_bytes } else { count };
+                if kept == 0 {
+                    // The end of the file, or a read that a fault cut: the second time it is the end.
+                    if std::mem::replace(&mut self.has_failed, true) {
+                        self.got += count;
+                        return Next::Failed(Wrong::Ended);
+                    }
+                    stats.retries += 1;
+                } else {
+                    stats.short_reads += 1;
+                    self.got += kept;
+                    read.offset += kept as u64;
+                    read.target.advance(kept);
+                }
+                Next::Again(read)
+            }
+            Err(error) if is_interruption(&error) && self.interruptions < MOST_INTERRUPTIONS => {
+                self.interruptions += 1;
+                Next::Again(read)
+            }
+            Err(_) if !std::mem::replace(&mut self.has_failed, true) => {
+                stats.retries += 1;
+                Next::Again(read)
+            }
+            Err(error) => Next::Failed(Wrong::System(error)),
+        }
+    }
+}
+
+/// Not an error of the read: the system asks to try again, or the thread that submitted it has ended.
+fn is_interruption(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+        || error.raw_os_error() == Some(rustix::io::Errno::CANCELED.raw_os_error())
+}
+
+impl Drop for Fetcher {
+    /// Waits for the reads that have started; fetches in flight end, their slots are free.
+    fn drop(&mut self) {
+        for index in 0..self.fetches.len() {
+            if let Some(slot) = self.arena.slot_at(index) {
+                self.cancel(slot);
+            }
+        }
+        // An error here means that the device is beyond waiting; it then sees to it that the memory stays.
+        let _ = self.wait_all();
+    }
+}
+
+impl fmt::Display for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = self.files.iter().map(crate::ModelFile::mode).find(|&mode| *mode != crate::Mode::Direct);
+        write!(f, "{}, {}, {}", self.device, mode.unwrap_or(&crate::Mode::Direct), self.tuning)
+    }
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fetcher { device, tuning, stats, demand_in_flight, background_in_flight, .. } = self;
+        f.debug_struct("Fetcher")
+            .field("device", device)
+            .field("tuning", tuning)
+            .field("stats", stats)
+            .field("demand_in_flight", demand_in_flight)
+            .field("background_in_flight", background_in_flight)
+            .finish_non_exhaustive()
+    }
+}
