@@ -5,6 +5,8 @@
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens, Tokenizer};
 use moce_gguf::Gguf;
 use moce_testkit::data_bytes;
+use serde_json::Value;
+use std::path::Path;
 
 /// `None` if the test data is not there.
 fn gguf(name: &str) -> Option<Gguf> {
@@ -58,6 +60,29 @@ fn starcoder() {
 #[test]
 fn phi3() {
     check("phi-3");
+}
+
+/// Special tokens parsed, prompts with what the file wants at their ends, end tokens (fixtures/tokenizer).
+#[test]
+fn special_tokens_are_llama_cpps() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizer/special.json");
+    let fixture: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let vocabularies = fixture["end_tokens"].as_object().unwrap();
+    assert_eq!(vocabularies.len(), 5);
+    for (name, end_tokens) in vocabularies {
+        let Some(gguf) = gguf(name) else { return };
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
+        assert_eq!(tokenizer.end_tokens(), ids(end_tokens), "{name}");
+        let cases = fixture["cases"].as_array().unwrap().iter().filter(|case| case["vocabulary"] == name.as_str());
+        assert_eq!(cases.clone().count(), 12);
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode_prompt(text).unwrap(), ids(&case["prompt"]), "{name}: {text:?}");
+            let as_text = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+            assert_eq!(as_text, ids(&case["as_text"]), "{name} as text: {text:?}");
+        }
+    }
 }
 
 #[test]
