@@ -1,0 +1,38 @@
+//! `moce logits`: what the model expects after a text.
+
+use super::open_engine;
+use crate::arguments::{Global, Logits};
+use moce_engine::Session;
+use serde::Serialize;
+use std::io::Write;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    prompt_ids: &'a [u32],
+    logits: &'a [f32],
+}
+
+pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |_| {})?;
+    let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
+    let mut session = Session::new(&engine)?;
+    session.prompt(&prompt)?;
+    let logits = session.logits();
+    let mut output = std::io::stdout().lock();
+    if global.json {
+        serde_json::to_writer(&mut output, &Report { prompt_ids: &prompt, logits })?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    writeln!(output, "{:>8}  {:>9}  {:>11}  piece", "id", "logit", "probability")?;
+    for &id in ids.iter().take(arguments.top) {
+        let logit = logits[id as usize];
+        let probability = f64::from(logit - max).exp() / sum;
+        writeln!(output, "{id:>8}  {logit:>9.4}  {probability:>11.6}  {:?}", String::from_utf8_lossy(engine.tokenizer().piece(id).unwrap_or_default()))?;
+    }
+    Ok(())
+}

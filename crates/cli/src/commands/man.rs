@@ -1,0 +1,23 @@
+//! `moce man`: the manual page, or a folder of one page per command.
+
+use crate::arguments::{Cli, Man};
+use anyhow::Context;
+use clap::CommandFactory;
+use std::io::Write;
+
+pub(crate) fn run(arguments: &Man) -> anyhow::Result<()> {
+    let command = Cli::command();
+    match &arguments.output {
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).render(&mut page)?;
+            std::io::stdout().write_all(&page)?;
+        }
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            clap_mangen::generate_to(command, folder)
+                .with_context(|| format!("cannot write pages into {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}

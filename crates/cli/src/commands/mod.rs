@@ -1,0 +1,59 @@
+//! One file per command: read the options, make one call, print the result.
+
+pub(crate) mod completions;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod man;
+pub(crate) mod perplexity;
+pub(crate) mod run;
+pub(crate) mod tokenize;
+
+use crate::arguments::{Global, ModelOptions};
+use crate::{model_path, report};
+use moce_engine::{Engine, EngineOptions};
+use moce_gguf::Gguf;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens the model that a command was given and says in one line what runs.
+fn open_engine(
+    model: Option<&Path>,
+    options: &ModelOptions,
+    global: &Global,
+    adjust: impl FnOnce(&mut EngineOptions),
+) -> anyhow::Result<Arc<Engine>> {
+    let path = model_path::resolve(model)?;
+    let mut options = options.engine_options(|| model_context(&path))?;
+    adjust(&mut options);
+    let engine = Engine::open(&path, &options)?;
+    if !global.quiet {
+        eprintln!("{}", report::dim(&start_line(&engine)));
+    }
+    Ok(Arc::new(engine))
+}
+
+/// The context length that the model was made for.
+fn model_context(path: &Path) -> anyhow::Result<usize> {
+    let gguf = Gguf::open(path)?;
+    let architecture = gguf.metadata().string("general.architecture")?;
+    Ok(gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize)
+}
+
+fn start_line(engine: &Engine) -> String {
+    let h = engine.hyperparameters();
+    let network = match h.experts {
+        Some(experts) => format!("{} experts, {} a token", experts.count, experts.per_token),
+        None => "dense".to_owned(),
+    };
+    let name = engine.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!(
+        "moce {} | {name}: {}, {} layers, {network} | {}, {} threads | everything resident, {} planned, context {}",
+        env!("CARGO_PKG_VERSION"),
+        h.architecture,
+        h.layers,
+        engine.cpu().isa(),
+        engine.cpu().threads(),
+        report::size(engine.plan().total_bytes()),
+        engine.context(),
+    )
+}

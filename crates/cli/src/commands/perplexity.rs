@@ -1,0 +1,48 @@
+//! `moce perplexity`: how well a model predicts a text.
+
+use super::open_engine;
+use crate::arguments::{Global, Perplexity};
+use crate::{model_path, report};
+use indicatif::{ProgressBar, ProgressStyle};
+use moce_lab::{PerplexityOptions, PerplexityReport, perplexity};
+use std::io::Write;
+
+/// Tokens whose logits are held at once: the head's weights are read once for so many, and a row of a vocabulary of 150,000 is 0.6 MB.
+const LOGIT_ROWS: usize = 64;
+
+pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
+    let text = model_path::read_text(&arguments.file)?;
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |options| {
+        options.logit_rows = LOGIT_ROWS;
+        // A window and its BOS need to fit, and nothing more.
+        if arguments.options.ctx.is_none() {
+            options.context = Some(arguments.window + usize::from(arguments.bos));
+        }
+    })?;
+    let options = PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos };
+    let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
+    let report = perplexity(&engine, &text, &options, &mut |scored, all, nll| {
+        bar.set_length(all as u64);
+        bar.set_position(scored as u64);
+        bar.set_message(format!("perplexity {:.4}", (nll / scored as f64).exp()));
+    })?;
+    bar.finish_and_clear();
+    print(&report, global.json)?;
+    Ok(())
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens  {msg}  {eta} left");
+    ProgressBar::no_length().with_style(style.expect("the template is well formed"))
+}
+
+fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut output, report)?;
+        return writeln!(output);
+    }
+    writeln!(output, "perplexity per token  {:.4}  ({} tokens)", report.perplexity, report.tokens)?;
+    writeln!(output, "perplexity per word   {:.4}  ({} words)", report.word_perplexity, report.words)?;
+    writeln!(output, "nll                   {:.2} nats", report.nll)
+}

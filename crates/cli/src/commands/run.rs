@@ -1,0 +1,137 @@
+//! `moce run`: generates text from a prompt.
+
+use super::open_engine;
+use crate::arguments::{Global, Run};
+use crate::{interrupt, prompt, report};
+use moce_engine::{Engine, GenerateOptions, Generation, Phase, Sampler, Session, generate};
+use serde::Serialize;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
+    let (text, built_in) = prompt::read(arguments)?;
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |_| {})?;
+    let prompt = engine.tokenizer().encode_prompt(&text)?;
+    let sampling = arguments.sampling.sampler_options(seed_from_clock());
+    let seed = sampling.seed;
+    if built_in && !global.json && !global.quiet {
+        eprint!("{}", report::dim(&text));
+    }
+    interrupt::listen();
+
+    let mut session = Session::new(&engine)?;
+    let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
+    let options =
+        GenerateOptions { max_tokens: arguments.tokens, stop: arguments.stop.clone(), ignore_end: arguments.ignore_eos };
+    let mut written = Ok(());
+    let mut output = std::io::stdout().lock();
+    let generation = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
+        written = write_piece(&mut output, piece, global.json);
+        if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    written?;
+    if global.json {
+        serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed))?;
+    }
+    writeln!(output)?;
+    output.flush()?;
+    if !global.quiet {
+        eprintln!("{}", report::dim(&summary_line(&generation, seed)));
+    }
+    Ok(())
+}
+
+fn write_piece(output: &mut impl Write, piece: &str, json: bool) -> std::io::Result<()> {
+    if json {
+        if !piece.is_empty() {
+            serde_json::to_writer(&mut *output, &Piece { piece })?;
+            writeln!(output)?;
+        }
+    } else {
+        output.write_all(piece.as_bytes())?;
+    }
+    output.flush()
+}
+
+/// A new seed for every run; it is printed, so that the run can be repeated.
+fn seed_from_clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Below 2^32: short enough to type.
+    (now.as_nanos() as u64 ^ u64::from(std::process::id()) << 20) & 0xFFFF_FFFF
+}
+
+fn summary_line(generation: &Generation, seed: u64) -> String {
+    let rate = |phase: &Phase| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
+    let mut line = format!("prompt: {} | generation: {}", rate(&generation.prompt), rate(&generation.generation));
+    if let Some(bytes) = report::peak_memory() {
+        line += &format!(" | peak memory: {}", report::size(bytes));
+    }
+    line += &format!(" | seed: {seed} | ended: {}", generation.stop_reason.name().replace('_', " "));
+    if generation.stop_reason == moce_engine::StopReason::ContextFull {
+        line += " (--ctx sets the context length)";
+    }
+    line
+}
+
+/// One line of streamed JSON output.
+#[derive(Serialize)]
+struct Piece<'a> {
+    piece: &'a str,
+}
+
+/// The last line of JSON output.
+#[derive(Serialize)]
+struct Summary<'a> {
+    version: &'static str,
+    model: String,
+    isa: &'static str,
+    threads: usize,
+    ctx: usize,
+    memory_plan_bytes: u64,
+    peak_memory_bytes: Option<u64>,
+    seed: u64,
+    text: &'a str,
+    token_ids: &'a [u32],
+    stop_reason: &'static str,
+    prompt: PhaseSummary,
+    generation: PhaseSummary,
+}
+
+#[derive(Serialize)]
+struct PhaseSummary {
+    tokens: usize,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+impl PhaseSummary {
+    fn new(phase: &Phase) -> PhaseSummary {
+        PhaseSummary {
+            tokens: phase.tokens,
+            seconds: phase.time.as_secs_f64(),
+            tokens_per_second: phase.tokens_per_second(),
+        }
+    }
+}
+
+impl<'a> Summary<'a> {
+    fn new(engine: &Arc<Engine>, generation: &'a Generation, seed: u64) -> Summary<'a> {
+        Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            model: engine.path().display().to_string(),
+            isa: engine.cpu().isa().name(),
+            threads: engine.cpu().threads(),
+            ctx: engine.context(),
+            memory_plan_bytes: engine.plan().total_bytes(),
+            peak_memory_bytes: report::peak_memory(),
+            seed,
+            text: &generation.text,
+            token_ids: &generation.token_ids,
+            stop_reason: generation.stop_reason.name(),
+            prompt: PhaseSummary::new(&generation.prompt),
+            generation: PhaseSummary::new(&generation.generation),
+        }
+    }
+}

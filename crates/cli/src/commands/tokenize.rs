@@ -1,0 +1,80 @@
+//! `moce tokenize`: text to token ids and back, from the vocabulary in a model file.
+
+use crate::arguments::{Global, Tokenize};
+use crate::model_path;
+use anyhow::{Context, bail};
+use moce_engine::Tokenizer;
+use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
+use moce_gguf::Gguf;
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+
+#[derive(Serialize)]
+struct Token {
+    id: u32,
+    piece: String,
+}
+
+pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
+    let (model, text) = match arguments.arguments.as_slice() {
+        [first, rest @ ..] if first.ends_with(".gguf") => (Some(first), rest.first()),
+        [text] => (None, Some(text)),
+        [] => (None, None),
+        [first, ..] => bail!("'{first}' is no .gguf file; a model comes first, then the text (quote it if it has spaces)"),
+    };
+    let path = model_path::resolve(model.map(Path::new))?;
+    let tokenizer = Tokenizer::from_gguf(Gguf::open(&path)?.metadata())?;
+    let text = match text {
+        Some(text) => text.clone(),
+        None => model_path::read_text("-".as_ref())?,
+    };
+    let mut output = std::io::stdout().lock();
+    if arguments.decode {
+        let ids = read_ids(&text, tokenizer.vocabulary_size())?;
+        let text = String::from_utf8_lossy(&tokenizer.decode(&ids, ControlTokens::Show)?).into_owned();
+        if global.json {
+            serde_json::to_writer(&mut output, &text)?;
+            writeln!(output)?;
+        } else {
+            output.write_all(text.as_bytes())?;
+            if !text.ends_with('\n') {
+                writeln!(output)?;
+            }
+        }
+        return Ok(());
+    }
+    let ids = tokenizer.encode(&text, SpecialTokens::Parse)?;
+    if global.json {
+        let tokens: Vec<Token> = ids.iter().map(|&id| Token { id, piece: piece(&tokenizer, id) }).collect();
+        serde_json::to_writer(&mut output, &tokens)?;
+        writeln!(output)?;
+    } else if arguments.ids {
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        writeln!(output, "{}", ids.join(" "))?;
+    } else {
+        for id in ids {
+            writeln!(output, "{id:>8}  {:?}", piece(&tokenizer, id))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ids separated by anything that is no digit, so that what the command prints can be pasted back.
+fn read_ids(text: &str, vocabulary: usize) -> anyhow::Result<Vec<u32>> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+    numbers
+        .map(|number| {
+            let id: u32 = number.parse().with_context(|| format!("'{number}' is no token id"))?;
+            if id as usize >= vocabulary {
+                bail!("token id {id} is outside the vocabulary of {vocabulary}");
+            }
+            Ok(id)
+        })
+        .collect()
+}
+
+/// A token's text; bytes that are no UTF-8 by themselves are replaced.
+fn piece(tokenizer: &Tokenizer, id: u32) -> String {
+    String::from_utf8_lossy(tokenizer.piece(id).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,46 @@
+//! The `moce` binary: flags become options, and one call per command does the work.
+//!
+//! Results go to standard output, everything else to standard error. Exit status: 0 done, 1 the work failed, 2 wrong usage, 130
+//! after Ctrl-C. A closed pipe ends the program quietly.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod commands;
+mod interrupt;
+mod model_path;
+mod prompt;
+mod report;
+
+use arguments::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Command::Run(arguments) => commands::run::run(arguments, &cli.global),
+        Command::Inspect(arguments) => commands::inspect::run(arguments, &cli.global),
+        Command::Tokenize(arguments) => commands::tokenize::run(arguments, &cli.global),
+        Command::Logits(arguments) => commands::logits::run(arguments, &cli.global),
+        Command::Perplexity(arguments) => commands::perplexity::run(arguments, &cli.global),
+        Command::Completions(arguments) => commands::completions::run(arguments),
+        Command::Man(arguments) => commands::man::run(arguments),
+    };
+    match outcome {
+        Ok(()) if interrupt::happened() => ExitCode::from(interrupt::EXIT_STATUS),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the reader of our output went away (`moce … | head`), which is no failure of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

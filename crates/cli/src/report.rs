@@ -1,0 +1,49 @@
+//! What moce says beside its results: errors, the line at the start, sizes, peak memory. All on standard error.
+
+use std::io::IsTerminal;
+
+/// One line that says what went wrong, and a second one with the cause where there is one.
+pub(crate) fn error(error: &anyhow::Error) {
+    eprintln!("moce: {error}");
+    let said = error.to_string();
+    let mut previous = said;
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Errors that wrap another and repeat its words add nothing.
+        if !previous.contains(&cause) {
+            eprintln!("  cause: {cause}");
+        }
+        previous = cause;
+    }
+}
+
+/// Whether colours and progress bars make sense.
+pub(crate) fn stderr_is_interactive() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Text in a quiet colour on a terminal; `NO_COLOR` is kept.
+pub(crate) fn dim(text: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if stderr_is_interactive() && !plain { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// A size for people: `1.5 GiB`, `312 MiB`, `31104 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    match bytes as f64 {
+        bytes if bytes >= 1024.0 * MIB => format!("{:.2} GiB", bytes / (1024.0 * MIB)),
+        bytes if bytes >= 10.0 * MIB => format!("{:.0} MiB", bytes / MIB),
+        bytes if bytes >= MIB => format!("{:.1} MiB", bytes / MIB),
+        bytes if bytes >= 1024.0 => format!("{:.1} KiB", bytes / 1024.0),
+        bytes => format!("{bytes} B"),
+    }
+}
+
+/// Peak resident memory of this process in bytes, where the system tells.
+pub(crate) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,151 @@
+//! What can go wrong while a model is opened or run.
+
+use crate::tokenizer;
+use moce_gguf::{Gguf, Tensor};
+use std::path::PathBuf;
+
+/// An error of this crate; messages name the file or the layer, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read, or is no GGUF file that moce understands.
+    #[error(transparent)]
+    Gguf(#[from] moce_gguf::Error),
+    /// The vocabulary in the file is unusable.
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+    /// A routing option does not fit the model, or router scores are not finite.
+    #[error(transparent)]
+    Routing(#[from] moce_routing::Error),
+    /// An option of the kernels is not possible on this machine.
+    #[error(transparent)]
+    Kernels(#[from] moce_kernels::Error),
+    /// The file names an architecture that moce does not run.
+    #[error("{}: architecture '{name}' is not supported (moce runs: {known})", file.display())]
+    UnknownArchitecture {
+        /// The model file.
+        file: PathBuf,
+        /// The architecture's name in the file.
+        name: String,
+        /// Supported names.
+        known: String,
+    },
+    /// A metadata key without which the model cannot be run.
+    #[error("{}: metadata key '{key}' is missing", file.display())]
+    MissingKey {
+        /// The model file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// The metadata describe a network that cannot be.
+    #[error("{}: {what}", file.display())]
+    Shape {
+        /// The model file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A tensor's dimensions are not those that the metadata imply.
+    #[error("{}: tensor '{tensor}' has dimensions {found:?}, expected {expected:?}", file.display())]
+    TensorShape {
+        /// The model file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Innermost first.
+        expected: Vec<usize>,
+        /// Innermost first.
+        found: Vec<usize>,
+    },
+    /// A tensor is stored in a format that moce cannot compute with.
+    #[error("{}: tensor '{tensor}' is stored as {format}; {hint}", file.display())]
+    TensorFormat {
+        /// The model file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The format's name.
+        format: String,
+        /// What would work.
+        hint: String,
+    },
+    /// The system gives no memory for the model.
+    #[error("cannot reserve {bytes} bytes of memory: {cause}")]
+    Memory {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
+    /// A prompt or a generation does not fit the session's context.
+    #[error("{wanted} tokens do not fit the context of {context}; shorten the text or raise --ctx")]
+    ContextFull {
+        /// Positions that would be needed.
+        wanted: usize,
+        /// Positions that there are.
+        context: usize,
+    },
+    /// The context asked for is longer than the model's.
+    #[error("a context of {wanted} tokens was asked for, the model has {model}")]
+    ContextTooLong {
+        /// Positions asked for.
+        wanted: usize,
+        /// The model's own context.
+        model: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocabulary}")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// Ids below this exist.
+        vocabulary: usize,
+    },
+    /// Activations stopped being numbers: a damaged file, or a model outside f32's range.
+    #[error("activations of layer {layer} are not finite; the model file may be damaged")]
+    NonFinite {
+        /// The layer, or the number of layers for the head.
+        layer: usize,
+    },
+    /// A step without tokens.
+    #[error("no tokens to run; give a prompt")]
+    Empty,
+}
+
+impl Error {
+    pub(crate) fn missing(gguf: &Gguf, key: String) -> Error {
+        Error::MissingKey { file: file(gguf), key }
+    }
+
+    pub(crate) fn shape(gguf: &Gguf, what: String) -> Error {
+        Error::Shape { file: file(gguf), what }
+    }
+
+    pub(crate) fn tensor_shape(gguf: &Gguf, tensor: &Tensor, expected: &[usize]) -> Error {
+        Error::TensorShape {
+            file: file(gguf),
+            tensor: tensor.name().to_owned(),
+            expected: expected.to_vec(),
+            found: tensor.dims().to_vec(),
+        }
+    }
+
+    pub(crate) fn unknown_architecture(gguf: &Gguf, name: &str, known: String) -> Error {
+        Error::UnknownArchitecture { file: file(gguf), name: name.to_owned(), known }
+    }
+
+    pub(crate) fn format(gguf: &Gguf, tensor: &Tensor, hint: &str) -> Error {
+        Error::TensorFormat {
+            file: file(gguf),
+            tensor: tensor.name().to_owned(),
+            format: tensor.tensor_type().name().to_owned(),
+            hint: hint.to_owned(),
+        }
+    }
+}
+
+/// The first file of a model.
+fn file(gguf: &Gguf) -> PathBuf {
+    gguf.parts()[0].path().to_owned()
+}

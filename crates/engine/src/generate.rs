@@ -1,0 +1,236 @@
+//! Generation: prompt in, text out piece by piece, until something ends it.
+
+use crate::tokenizer::Decoder;
+use crate::{Error, Sampler, Session};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// When a generation ends.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Most tokens generated.
+    pub max_tokens: usize,
+    /// Ends before any of these texts; it is not part of the answer.
+    pub stop: Vec<String>,
+    /// Goes on past the model's end tokens.
+    pub ignore_end: bool,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The model gave one of its end tokens.
+    EndToken,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// One of the stop texts came up.
+    StopText,
+    /// The session's context is full.
+    ContextFull,
+    /// The caller said so.
+    Cancelled,
+}
+
+impl StopReason {
+    /// The name in JSON output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StopReason::EndToken => "end_token",
+            StopReason::MaxTokens => "max_tokens",
+            StopReason::StopText => "stop_text",
+            StopReason::ContextFull => "context_full",
+            StopReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Tokens run and the time that took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phase {
+    /// Tokens run through the model.
+    pub tokens: usize,
+    /// Wall time, sampling included.
+    pub time: Duration,
+}
+
+impl Phase {
+    /// Tokens per second; 0 where nothing ran.
+    pub fn tokens_per_second(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.tokens as f64 / self.time.as_secs_f64() }
+    }
+}
+
+/// A finished generation.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The answer, without the prompt and without what ended it.
+    pub text: String,
+    /// The tokens generated, an end token included.
+    pub token_ids: Vec<u32>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The prompt.
+    pub prompt: Phase,
+    /// The tokens after it. The first one comes from the prompt's logits, so one token less than generated is run.
+    pub generation: Phase,
+}
+
+/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, whole characters at a time,
+/// never a part of a stop text.
+///
+/// # Errors
+/// The prompt does not fit the context, or a step fails.
+pub fn generate(
+    session: &mut Session,
+    sampler: &mut Sampler,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    receive: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generation, Error> {
+    let engine = session.engine().clone();
+    let started = Instant::now();
+    session.prompt(prompt)?;
+    prompt.iter().for_each(|&token| sampler.accept(token));
+    let prompt_time = started.elapsed();
+
+    let started = Instant::now();
+    let mut decoder = engine.tokenizer().decoder();
+    let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
+    let mut token_ids = Vec::new();
+    let mut run = 0;
+    let stop_reason = loop {
+        if token_ids.len() == options.max_tokens {
+            break StopReason::MaxTokens;
+        }
+        let token = sampler.sample(session.logits());
+        sampler.accept(token);
+        token_ids.push(token);
+        if !options.ignore_end && engine.tokenizer().is_end(token) {
+            break StopReason::EndToken;
+        }
+        decoder.push(token, &mut output.text);
+        if output.find_stop() {
+            break StopReason::StopText;
+        }
+        if output.send(receive).is_break() {
+            break StopReason::Cancelled;
+        }
+        if token_ids.len() == options.max_tokens {
+            break StopReason::MaxTokens;
+        }
+        if session.remaining() == 0 {
+            break StopReason::ContextFull;
+        }
+        session.decode(token)?;
+        run += 1;
+    };
+    finish(&mut output, decoder, stop_reason, receive);
+    Ok(Generation {
+        text: output.text,
+        token_ids,
+        stop_reason,
+        prompt: Phase { tokens: prompt.len(), time: prompt_time },
+        generation: Phase { tokens: run, time: started.elapsed() },
+    })
+}
+
+/// Sends what was held back, unless the text was cut or is no longer wanted.
+fn finish(output: &mut Output<'_>, decoder: Decoder<'_>, reason: StopReason, receive: &mut dyn FnMut(&str) -> ControlFlow<()>) {
+    if reason != StopReason::StopText {
+        decoder.finish(&mut output.text);
+    }
+    if reason != StopReason::Cancelled {
+        // The text is complete: whether the receiver wants more no longer matters.
+        let _ = receive(&output.text[output.sent..]);
+    }
+}
+
+/// The answer so far, and how much of it has been handed out.
+struct Output<'a> {
+    text: String,
+    sent: usize,
+    stop: &'a [String],
+}
+
+impl Output<'_> {
+    /// Cuts the text before the earliest stop text, if there is one.
+    fn find_stop(&mut self) -> bool {
+        // What has been sent holds no beginning of a stop text (see `send`), so the search starts there.
+        let unsent = &self.text[self.sent..];
+        let earliest = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| unsent.find(stop.as_str())).min();
+        match earliest {
+            Some(at) => {
+                self.text.truncate(self.sent + at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Hands out all but a tail that may turn out to be the beginning of a stop text.
+    fn send(&mut self, receive: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        let unsent = &self.text[self.sent..];
+        let held = self.stop.iter().map(|stop| overlap(unsent, stop)).max().unwrap_or(0);
+        let piece = &unsent[..unsent.len() - held];
+        if piece.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.sent += piece.len();
+        receive(piece)
+    }
+}
+
+/// Length of the longest end of `text` that is a proper beginning of `stop`.
+fn overlap(text: &str, stop: &str) -> usize {
+    let starts = stop.char_indices().map(|(at, _)| at).skip(1);
+    starts.filter(|&len| text.ends_with(&stop[..len])).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds pieces and returns what was handed out before, and the text at the end.
+    fn feed(pieces: &[&str], stop: &[&str]) -> (String, String, bool) {
+        let stop: Vec<String> = stop.iter().map(|&s| s.to_owned()).collect();
+        let mut output = Output { text: String::new(), sent: 0, stop: &stop };
+        let mut sent = String::new();
+        for piece in pieces {
+            output.text.push_str(piece);
+            if output.find_stop() {
+                return (sent, output.text, true);
+            }
+            let flow = output.send(&mut |piece| {
+                sent.push_str(piece);
+                ControlFlow::Continue(())
+            });
+            assert!(flow.is_continue());
+        }
+        (sent, output.text, false)
+    }
+
+    #[test]
+    fn a_stop_text_split_over_tokens_is_never_shown() {
+        let (sent, text, stopped) = feed(&["one", " EN", "D of it"], &["END"]);
+        assert_eq!((sent.as_str(), text.as_str(), stopped), ("one ", "one ", true));
+    }
+
+    #[test]
+    fn a_held_beginning_comes_out_when_it_was_none() {
+        let (sent, _, stopped) = feed(&["one", " EN", "OUGH"], &["END"]);
+        assert_eq!((sent.as_str(), stopped), ("one ENOUGH", false));
+    }
+
+    #[test]
+    fn the_earliest_of_several_stop_texts_counts() {
+        let (_, text, stopped) = feed(&["a b c d"], &["c", "b"]);
+        assert_eq!((text.as_str(), stopped), ("a ", true));
+    }
+
+    #[test]
+    fn characters_of_several_bytes_are_held_whole() {
+        let (sent, _, _) = feed(&["x é"], &["éé"]);
+        assert_eq!(sent, "x ");
+    }
+}

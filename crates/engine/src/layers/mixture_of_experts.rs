@@ -1,0 +1,196 @@
+//! A layer of routed experts, with or without a shared expert beside them.
+//!
+//! Per token: router scores, the chosen experts (`moce-routing`), their weights from the original scores. Then expert by expert: the
+//! tokens that chose it, in one product; at last each token's sum in ascending id (NUMBERS.md), whatever the order of computing.
+
+use crate::experts::MoeLayer;
+use crate::hyperparameters::ExpertShape;
+use super::times;
+use crate::load::Loader;
+use crate::scratch::{ExpertScratch, Scratch};
+use crate::step::Step;
+use crate::weights::{MatrixId, VectorId};
+use crate::{Error, Hyperparameters};
+use arrayvec::ArrayVec;
+use moce_kernels::{ExpertSum, Product, Rows};
+
+/// Experts whose products are made in one parallel region; bounds the list of products, which lives on the stack.
+const EXPERTS_AT_ONCE: usize = 32;
+
+pub(crate) struct MixtureOfExperts {
+    shape: ExpertShape,
+    /// `[experts, hidden]`; never quantised on the fly: scores are computed from the unquantised activations.
+    router: MatrixId,
+    experts: MoeLayer,
+    shared: Option<SharedExpert>,
+}
+
+/// The expert that every token runs.
+struct SharedExpert {
+    /// `[shared_feed_forward, hidden]`
+    gate: MatrixId,
+    /// `[shared_feed_forward, hidden]`
+    up: MatrixId,
+    /// `[hidden, shared_feed_forward]`
+    down: MatrixId,
+    /// `[hidden]`: its output is scaled by the sigmoid of this vector's product with the token; absent: by 1.
+    scale: Option<VectorId>,
+}
+
+impl MixtureOfExperts {
+    pub(crate) fn load(
+        loader: &mut Loader<'_>,
+        h: &Hyperparameters,
+        shape: ExpertShape,
+        layer: usize,
+    ) -> Result<MixtureOfExperts, Error> {
+        let shared = match shape.shared_feed_forward {
+            0 => None,
+            width => Some(SharedExpert {
+                gate: loader.weights.matrix(&format!("blk.{layer}.ffn_gate_shexp.weight"), width, h.hidden)?,
+                up: loader.weights.matrix(&format!("blk.{layer}.ffn_up_shexp.weight"), width, h.hidden)?,
+                down: loader.weights.matrix(&format!("blk.{layer}.ffn_down_shexp.weight"), h.hidden, width)?,
+                scale: loader.weights.find_vector(&format!("blk.{layer}.ffn_gate_inp_shexp.weight"), h.hidden)?,
+            }),
+        };
+        Ok(MixtureOfExperts {
+            router: loader.weights.matrix(&format!("blk.{layer}.ffn_gate_inp.weight"), shape.count, h.hidden)?,
+            experts: loader.experts.declare(layer, shape.count, h.hidden, shape.feed_forward)?,
+            shape,
+            shared,
+        })
+    }
+
+    /// x += Σ w_e · expert_e(n) + σ(s · n) · shared(n)
+    pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize) -> Result<(), Error> {
+        step.quantize_normed(layer)?;
+        self.choose(step)?;
+        self.compute_experts(step, layer)?;
+        let tokens = step.tokens.len();
+        let Step { cpu, scratch, .. } = step;
+        let hidden = step.hyperparameters.hidden;
+        let moe = &scratch.experts;
+        let shared = self.shared.as_ref().map(|shared| moce_kernels::SharedExpert {
+            outputs: &scratch.projected[..tokens * hidden],
+            gates: shared.scale.map(|_| &moe.shared_scale[..tokens]),
+        });
+        let chosen = &moe.chosen[..tokens * self.shape.per_token];
+        let sum = ExpertSum { chosen, outputs: &moe.output[..chosen.len() * hidden], shared };
+        cpu.combine_experts(&mut scratch.x[..tokens * hidden], hidden, &sum);
+        Ok(())
+    }
+
+    /// Scores, selection and weights of every token; then the tokens sorted by expert.
+    fn choose(&self, step: &mut Step<'_>) -> Result<(), Error> {
+        let ExpertShape { count, per_token, renormalise, weight_scale, .. } = self.shape;
+        let tokens = step.tokens.len();
+        let Step { cpu, weights, scratch, routing, phase, .. } = step;
+        let moe = &mut scratch.experts;
+        let scores = &mut moe.scores[..tokens * count];
+        let router = weights.matrix(self.router);
+        cpu.multiply(&mut [times(router, &scratch.normed, scores)]);
+
+        moe.first_row.fill(0);
+        for (token, scores) in scores.chunks_exact_mut(count).enumerate() {
+            routing.route(self.experts.0, &*scores, *phase, &mut moe.selection)?;
+            cpu.softmax(scores); // p, over all experts
+            let ids = moe.selection.ascending();
+            let sum = if renormalise { ids.iter().fold(0.0, |sum, &id| sum + scores[id as usize]) } else { 1.0 };
+            for (slot, &id) in ids.iter().enumerate() {
+                let mut weight = scores[id as usize];
+                if renormalise {
+                    weight /= sum;
+                }
+                if weight_scale != 1.0 {
+                    weight *= weight_scale;
+                }
+                moe.chosen[token * per_token + slot] = (id, weight);
+                moe.first_row[id as usize + 1] += 1;
+            }
+        }
+        // Counting sort by expert: expert e's tokens are rows first_row[e]..first_row[e + 1] of its inputs and outputs.
+        for expert in 0..count {
+            moe.first_row[expert + 1] += moe.first_row[expert];
+        }
+        moe.next_row.copy_from_slice(&moe.first_row[..count]);
+        for (index, (id, _)) in moe.chosen[..tokens * per_token].iter_mut().enumerate() {
+            let row = &mut moe.next_row[*id as usize];
+            moe.token_of_row[*row as usize] = (index / per_token) as u32;
+            *id = *row;
+            *row += 1;
+        }
+        moe.active.clear();
+        moe.active.extend((0..count as u32).filter(|&e| moe.first_row[e as usize] < moe.first_row[e as usize + 1]));
+        Ok(())
+    }
+
+    /// The outputs of every chosen expert, sorted by expert, and of the shared one.
+    fn compute_experts(&self, step: &mut Step<'_>, layer: usize) -> Result<(), Error> {
+        let (tokens, hidden) = (step.tokens.len(), step.hyperparameters.hidden);
+        let (width, shared_width) = (self.shape.feed_forward, self.shape.shared_feed_forward);
+        let Step { cpu, weights, experts, scratch, .. } = step;
+        let Scratch { normed, gate: shared_gate, up: shared_up, inner: shared_inner, projected, experts: moe, .. } =
+            &mut **scratch;
+        let ExpertScratch { gate, up, inner, output, shared_scale, .. } = moe;
+        let (first_row, token_of_row) = (&moe.first_row, &moe.token_of_row);
+        let rows_of = |expert: u32| first_row[expert as usize] as usize..first_row[expert as usize + 1] as usize;
+        let rows = first_row[self.shape.count] as usize;
+        let expert = |id: u32| experts.expert(self.experts, id as usize);
+        let non_finite = |_| Error::NonFinite { layer };
+
+        let (gate, up) = (&mut gate[..rows * width], &mut up[..rows * width]);
+        let (shared_gate, shared_up) =
+            (&mut shared_gate[..tokens * shared_width], &mut shared_up[..tokens * shared_width]);
+        let shared_scale = &mut shared_scale[..tokens];
+        let mut products = ArrayVec::<Product<'_>, { 2 * EXPERTS_AT_ONCE + 3 }>::new();
+        if let Some(shared) = &self.shared {
+            products.push(times(weights.matrix(shared.gate), normed, shared_gate));
+            products.push(times(weights.matrix(shared.up), normed, shared_up));
+            if let Some(scale) = shared.scale {
+                products.push(times(weights.row(scale), normed, shared_scale));
+            }
+        }
+        let (mut gate_rest, mut up_rest) = (&mut *gate, &mut *up);
+        for batch in moe.active.chunks(EXPERTS_AT_ONCE) {
+            for &id in batch {
+                let gather = &token_of_row[rows_of(id)];
+                let product = |weights, output| Product { weights, input: normed, input_rows: Rows::Gather(gather), output };
+                products.push(product(expert(id).gate, split_off(&mut gate_rest, gather.len() * width)));
+                products.push(product(expert(id).up, split_off(&mut up_rest, gather.len() * width)));
+            }
+            cpu.multiply(&mut products);
+            products.clear();
+        }
+        drop(products);
+
+        cpu.swiglu(gate, up, inner.begin(rows, width));
+        cpu.quantize(inner).map_err(non_finite)?;
+        let mut products = ArrayVec::<Product<'_>, { EXPERTS_AT_ONCE + 1 }>::new();
+        if let Some(shared) = &self.shared {
+            cpu.sigmoid(shared_scale);
+            cpu.swiglu(shared_gate, shared_up, shared_inner.begin(tokens, shared_width));
+            cpu.quantize(shared_inner).map_err(non_finite)?;
+            let output = &mut projected[..tokens * hidden];
+            products.push(times(weights.matrix(shared.down), shared_inner, output));
+        }
+        let mut output_rest = &mut output[..rows * hidden];
+        for batch in moe.active.chunks(EXPERTS_AT_ONCE) {
+            for &id in batch {
+                let range = rows_of(id);
+                let output = split_off(&mut output_rest, range.len() * hidden);
+                let input_rows = Rows::Range { first: range.start, count: range.len() };
+                products.push(Product { weights: expert(id).down, input: inner, input_rows, output });
+            }
+            cpu.multiply(&mut products);
+            products.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Takes the first `len` elements off the front of a slice.
+fn split_off<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (front, rest) = std::mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    front
+}

@@ -1,0 +1,59 @@
+//! Runs Mixture-of-Experts language models from GGUF files.
+//!
+//! ```text
+//! file --gguf--> tensor directory --load--> dense weights in memory, experts in slots
+//! token -> embedding -> per layer [ norm, attention + KV cache, norm, router -> selection -> experts ] -> head -> sampler -> text
+//! ```
+//!
+//! [`Engine`] is a loaded model, [`Session`] a text in progress, [`Sampler`] picks tokens, [`generate`] joins them.
+//!
+//! ```no_run
+//! use moce_engine::{Engine, EngineOptions, GenerateOptions, Sampler, SamplerOptions, Session, generate};
+//! use std::{ops::ControlFlow, path::Path, sync::Arc};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Arc::new(Engine::open(Path::new("model.gguf"), &EngineOptions::default())?);
+//! let mut session = Session::new(&engine)?;
+//! let mut sampler = Sampler::new(SamplerOptions::default(), engine.hyperparameters().vocabulary);
+//! let prompt = engine.tokenizer().encode_prompt("Once upon a time")?;
+//! let options = GenerateOptions { max_tokens: 100, stop: vec![], ignore_end: false };
+//! let answer = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
+//!     print!("{piece}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("\n{:.1} tokens/s", answer.generation.tokens_per_second());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: `engine`, `load` (two phases: declare, read), `weights` and `experts` (what is read), `architectures/` (one
+//! file a model family), `layers/` (their parts), `step` and `scratch` (one forward call), `session`, `sampler`, `generate`.
+
+#![forbid(unsafe_code)]
+
+mod architectures;
+mod engine;
+mod error;
+mod experts;
+mod generate;
+mod hyperparameters;
+mod layers;
+mod load;
+mod plan;
+mod sampler;
+mod scratch;
+mod session;
+mod step;
+pub mod tokenizer;
+mod weights;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::Error;
+pub use generate::{GenerateOptions, Generation, Phase, StopReason, generate};
+pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
+pub use plan::MemoryPlan;
+pub use sampler::{Sampler, SamplerOptions};
+pub use session::Session;
+pub use tokenizer::Tokenizer;
+
+pub use moce_kernels::{CpuOptions, Isa, KvType};

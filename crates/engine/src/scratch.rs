@@ -1,0 +1,152 @@
+//! The buffers that a step computes in, made once for the largest chunk; a step allocates nothing.
+
+use crate::Hyperparameters;
+use moce_kernels::{Activations, Cpu, KvShape, RopeTable};
+use moce_routing::Selection;
+
+/// Buffers of one engine; one step at a time uses them.
+pub(crate) struct Scratch {
+    /// Residual stream `[tokens, hidden]`.
+    pub(crate) x: Vec<f32>,
+    /// Normed residual stream `[tokens, hidden]`, also in quantised form.
+    pub(crate) normed: Activations,
+    /// `[tokens, heads · head_dim]`
+    pub(crate) query: Vec<f32>,
+    /// `[tokens, kv_heads · head_dim]`
+    pub(crate) key: Vec<f32>,
+    /// `[tokens, kv_heads · value_dim]`
+    pub(crate) value: Vec<f32>,
+    /// Rotation of each token of the step.
+    pub(crate) rope: RopeTable,
+    /// Rows of attention scores, one a worker.
+    pub(crate) attention: Vec<f32>,
+    /// `[tokens, heads · value_dim]`
+    pub(crate) attended: Activations,
+    /// A layer's output before it is added to the residual stream `[tokens, hidden]`; in MoE layers the shared expert's.
+    pub(crate) projected: Vec<f32>,
+    /// Gate projection of the dense network or of the shared expert `[tokens, width]`.
+    pub(crate) gate: Vec<f32>,
+    /// Up projection, likewise.
+    pub(crate) up: Vec<f32>,
+    /// SwiGLU of both, likewise.
+    pub(crate) inner: Activations,
+    /// Buffers of the routed experts; empty in a dense model.
+    pub(crate) experts: ExpertScratch,
+    /// `[logit_rows, vocabulary]`
+    pub(crate) logits: Vec<f32>,
+}
+
+/// Buffers of a layer of routed experts. A *row* is one token at one expert; rows are sorted by expert.
+pub(crate) struct ExpertScratch {
+    /// Router scores, then probabilities `[tokens, experts]`.
+    pub(crate) scores: Vec<f32>,
+    /// The choice for the token at hand.
+    pub(crate) selection: Selection,
+    /// Each token's chosen experts, ascending by id, as (row, weight) `[tokens, experts_per_token]`.
+    pub(crate) chosen: Vec<(u32, f32)>,
+    /// First row of each expert, and the number of rows behind the last `[experts + 1]`.
+    pub(crate) first_row: Vec<u32>,
+    /// Next free row of each expert while rows are given out `[experts]`.
+    pub(crate) next_row: Vec<u32>,
+    /// Experts with at least one row, ascending.
+    pub(crate) active: Vec<u32>,
+    /// `[rows]`
+    pub(crate) token_of_row: Vec<u32>,
+    /// `[rows, feed_forward]`
+    pub(crate) gate: Vec<f32>,
+    /// `[rows, feed_forward]`
+    pub(crate) up: Vec<f32>,
+    /// `[rows, feed_forward]`
+    pub(crate) inner: Activations,
+    /// `[rows, hidden]`
+    pub(crate) output: Vec<f32>,
+    /// What the shared expert's output is scaled by `[tokens]`.
+    pub(crate) shared_scale: Vec<f32>,
+}
+
+/// What the buffers are made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScratchSizes {
+    /// Most tokens a step.
+    pub(crate) chunk: usize,
+    /// What a layer of the KV cache keeps.
+    pub(crate) kv: KvShape,
+    /// Tokens whose logits are computed at once.
+    pub(crate) logit_rows: usize,
+}
+
+impl ScratchSizes {
+    /// Bytes that [`Scratch::new`] will hold, the short lists of ids aside.
+    pub(crate) fn bytes(&self, h: &Hyperparameters, cpu: &Cpu) -> usize {
+        let &ScratchSizes { chunk, logit_rows, .. } = self;
+        let widest = widest_feed_forward(h);
+        let projections = h.heads * h.head_dim + h.kv_heads * (h.head_dim + h.value_dim);
+        let per_token = 2 * h.hidden + projections + 2 * widest;
+        let mut floats = chunk * per_token + logit_rows * h.vocabulary + self.attention_floats(cpu);
+        let mut activations = Activations::bytes(chunk, h.hidden)
+            + Activations::bytes(chunk, h.heads * h.value_dim)
+            + Activations::bytes(chunk, widest);
+        if let Some(experts) = h.experts {
+            let rows = chunk * experts.per_token;
+            // Each row has an id of its token, and a (row, weight) pair: three more floats' worth.
+            floats += chunk * (experts.count + 1) + rows * (2 * experts.feed_forward + h.hidden + 3);
+            activations += Activations::bytes(rows, experts.feed_forward);
+        }
+        floats * size_of::<f32>() + activations
+    }
+
+    fn attention_floats(&self, cpu: &Cpu) -> usize {
+        cpu.attention_scratch_len(&self.kv)
+    }
+}
+
+/// Width of the widest network that every token runs: dense or shared expert.
+fn widest_feed_forward(h: &Hyperparameters) -> usize {
+    h.feed_forward.max(h.experts.map_or(0, |experts| experts.shared_feed_forward))
+}
+
+impl Scratch {
+    pub(crate) fn new(h: &Hyperparameters, sizes: ScratchSizes, rope: RopeTable, cpu: &Cpu) -> Scratch {
+        let ScratchSizes { chunk, logit_rows, .. } = sizes;
+        let floats = |len: usize| vec![0.0; len];
+        let widest = widest_feed_forward(h);
+        Scratch {
+            x: floats(chunk * h.hidden),
+            normed: Activations::new(chunk, h.hidden),
+            query: floats(chunk * h.heads * h.head_dim),
+            key: floats(chunk * h.kv_heads * h.head_dim),
+            value: floats(chunk * h.kv_heads * h.value_dim),
+            rope,
+            attention: floats(sizes.attention_floats(cpu)),
+            attended: Activations::new(chunk, h.heads * h.value_dim),
+            projected: floats(chunk * h.hidden),
+            gate: floats(chunk * widest),
+            up: floats(chunk * widest),
+            inner: Activations::new(chunk, widest),
+            experts: ExpertScratch::new(h, chunk),
+            logits: floats(logit_rows * h.vocabulary),
+        }
+    }
+}
+
+impl ExpertScratch {
+    fn new(h: &Hyperparameters, chunk: usize) -> ExpertScratch {
+        let (count, per_token, width) = h.experts.map_or((0, 0, 0), |e| (e.count, e.per_token, e.feed_forward));
+        let rows = chunk * per_token;
+        let hidden = if count == 0 { 0 } else { h.hidden };
+        ExpertScratch {
+            scores: vec![0.0; chunk * count],
+            selection: Selection::with_capacity(per_token),
+            chosen: vec![(0, 0.0); rows],
+            first_row: vec![0; count + 1],
+            next_row: vec![0; count],
+            active: Vec::with_capacity(count),
+            token_of_row: vec![0; rows],
+            gate: vec![0.0; rows * width],
+            up: vec![0.0; rows * width],
+            inner: Activations::new(rows, width),
+            output: vec![0.0; rows * hidden],
+            shared_scale: vec![0.0; chunk],
+        }
+    }
+}

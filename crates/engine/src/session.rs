@@ -1,0 +1,131 @@
+//! A session: one growing KV cache with its routing state, and the logits of its last token.
+
+use crate::engine::StepRequest;
+use crate::layers::LogitsWanted;
+use crate::{Engine, Error};
+use moce_kernels::KvCache;
+use moce_routing::{Phase, SessionRouting};
+use std::sync::Arc;
+
+/// A text in progress. Tokens go in, logits for the next token come out.
+pub struct Session {
+    engine: Arc<Engine>,
+    kv: KvCache,
+    routing: SessionRouting,
+    position: usize,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// There is no memory for the KV cache.
+    pub fn new(engine: &Arc<Engine>) -> Result<Session, Error> {
+        let h = engine.hyperparameters();
+        Ok(Session {
+            kv: KvCache::new(engine.kv_shape(), h.layers)?,
+            routing: engine.routing()?,
+            position: 0,
+            logits: vec![0.0; h.vocabulary],
+            engine: Arc::clone(engine),
+        })
+    }
+
+    /// The engine that runs this session.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Tokens seen so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Tokens that still fit the context.
+    pub fn remaining(&self) -> usize {
+        self.engine.context() - self.position
+    }
+
+    /// Logits for the next token, by id; zeros before the first token.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets everything: the next token is the first of a text.
+    ///
+    /// # Errors
+    /// The routing state cannot be made anew.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.position = 0;
+        self.routing = self.engine.routing()?;
+        Ok(())
+    }
+
+    /// Runs prompt tokens, in chunks, and leaves the logits of the last.
+    ///
+    /// # Errors
+    /// There are no tokens, one is outside the vocabulary, they do not fit the context, or the step fails. After an error the session
+    /// stands where it stood before the chunk that failed.
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.check(tokens)?;
+        let chunk = self.engine.chunk();
+        let count = tokens.len().div_ceil(chunk);
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let wanted = if index + 1 == count { LogitsWanted::Last } else { LogitsWanted::None };
+            self.step(tokens, Phase::Prompt, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Runs one generated token.
+    ///
+    /// # Errors
+    /// As [`Session::prompt`].
+    pub fn decode(&mut self, token: u32) -> Result<(), Error> {
+        self.check(&[token])?;
+        self.step(&[token], Phase::Generation, LogitsWanted::Last)
+    }
+
+    /// Runs tokens as a prompt and hands out the logits after each of them, by the token's index in `tokens`.
+    ///
+    /// # Errors
+    /// As [`Session::prompt`].
+    pub fn score(&mut self, tokens: &[u32], receive: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
+        self.check(tokens)?;
+        let chunk = self.engine.chunk();
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let mut receive = |token: usize, logits: &[f32]| receive(index * chunk + token, logits);
+            self.step(tokens, Phase::Prompt, LogitsWanted::Each(&mut receive))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        if tokens.is_empty() {
+            return Err(Error::Empty);
+        }
+        let vocabulary = self.logits.len();
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(Error::TokenOutOfRange { token, vocabulary });
+        }
+        if tokens.len() > self.remaining() {
+            return Err(Error::ContextFull { wanted: self.position + tokens.len(), context: self.engine.context() });
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, tokens: &[u32], phase: Phase, mut logits: LogitsWanted<'_>) -> Result<(), Error> {
+        self.engine.step(StepRequest {
+            kv: &mut self.kv,
+            routing: &mut self.routing,
+            tokens,
+            first_position: self.position,
+            phase,
+            logits: logits.reborrow(),
+            last_logits: &mut self.logits,
+        })?;
+        self.position += tokens.len();
+        Ok(())
+    }
+}

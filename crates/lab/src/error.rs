@@ -1,0 +1,24 @@
+//! What can go wrong in a measurement.
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] moce_engine::Error),
+    /// The text could not be turned into tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] moce_engine::tokenizer::Error),
+    /// Too little text.
+    #[error("the text has {tokens} tokens; one window needs {needed} (a shorter --window or a longer text helps)")]
+    TextTooShort {
+        /// Tokens in the text, within the limit.
+        tokens: usize,
+        /// Tokens of one window with its context.
+        needed: usize,
+    },
+    /// A BOS token was asked for, but the vocabulary has none.
+    #[error("the model's vocabulary names no BOS token, so --bos is not possible")]
+    NoBos,
+}

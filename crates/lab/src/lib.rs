@@ -1,0 +1,9 @@
+//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. So far: [`perplexity`].
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod perplexity;
+
+pub use error::Error;
+pub use perplexity::{PerplexityOptions, PerplexityReport, perplexity};

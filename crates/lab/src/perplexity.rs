@@ -1,0 +1,117 @@
+//! Perplexity of a model on a text.
+//!
+//! Windows: the text is tokenised once, without special tokens. A window predicts `window` tokens, with the token before them as
+//! the first of its context; the next one starts where it ended, and a last partial window is dropped. Each window is a session of
+//! its own. NLL = ln Σ exp(z - max) + max - z_target in f64, ids ascending.
+
+use crate::Error;
+use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
+use moce_engine::{Engine, Session};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct PerplexityOptions {
+    /// Tokens predicted a window.
+    pub window: usize,
+    /// Most tokens scored; whole windows only.
+    pub limit: Option<usize>,
+    /// Puts the BOS token in front of every window.
+    pub bos: bool,
+}
+
+impl Default for PerplexityOptions {
+    fn default() -> PerplexityOptions {
+        PerplexityOptions { window: 1024, limit: None, bos: false }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PerplexityReport {
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Whitespace-separated words of the scored text.
+    pub words: usize,
+    /// Sum of the negative log likelihoods, in nats.
+    pub nll: f64,
+    /// exp(nll / tokens)
+    pub perplexity: f64,
+    /// exp(nll / words)
+    pub word_perplexity: f64,
+}
+
+/// Scores `text`. `progress` is called after each window with (tokens scored, tokens in all, nll so far).
+///
+/// # Errors
+/// The text is shorter than a window, a window does not fit the engine's context, or a step fails.
+pub fn perplexity(
+    engine: &Arc<Engine>,
+    text: &str,
+    options: &PerplexityOptions,
+    progress: &mut dyn FnMut(usize, usize, f64),
+) -> Result<PerplexityReport, Error> {
+    let tokens = engine.tokenizer().encode(text, SpecialTokens::AsText)?;
+    let window = options.window.max(1);
+    let scorable = tokens.len().saturating_sub(1).min(options.limit.unwrap_or(usize::MAX));
+    let windows = scorable / window;
+    if windows == 0 {
+        return Err(Error::TextTooShort { tokens: scorable + 1, needed: window + 1 });
+    }
+    let bos = if options.bos { Some(engine.tokenizer().bos().ok_or(Error::NoBos)?) } else { None };
+    let mut session = Session::new(engine)?;
+    let mut nll = 0.0;
+    let mut input = Vec::with_capacity(window + 1);
+    for index in 0..windows {
+        let start = index * window;
+        let targets = &tokens[start + 1..=start + window];
+        input.clear();
+        input.extend(bos);
+        let context = input.len();
+        input.extend_from_slice(&tokens[start..start + window]);
+        session.clear()?;
+        session.score(&input, &mut |position, logits| {
+            if position >= context {
+                nll += negative_log_likelihood(logits, targets[position - context]);
+            }
+        })?;
+        progress((index + 1) * window, windows * window, nll);
+    }
+    let scored = windows * window;
+    let words = String::from_utf8_lossy(&engine.tokenizer().decode(&tokens[1..=scored], ControlTokens::Show)?)
+        .split_whitespace()
+        .count();
+    Ok(PerplexityReport {
+        tokens: scored,
+        words,
+        nll,
+        perplexity: libm::exp(nll / scored as f64),
+        word_perplexity: libm::exp(nll / words as f64),
+    })
+}
+
+/// -ln softmax(logits)[target]
+fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&z| libm::exp(f64::from(z) - f64::from(max))).sum();
+    libm::log(sum) + f64::from(max) - f64::from(logits[target as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nll_of_a_uniform_choice_is_the_log_of_its_size() {
+        assert!((negative_log_likelihood(&[7.5; 10], 3) - 10f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nll_of_a_lead_of_ln_three_is_that_of_three_quarters() {
+        let lead = 3f64.ln() as f32;
+        assert!((negative_log_likelihood(&[0.0, lead], 1) + 0.75f64.ln()).abs() < 1e-7);
+        assert!((negative_log_likelihood(&[0.0, lead], 0) + 0.25f64.ln()).abs() < 1e-7);
+    }
+}

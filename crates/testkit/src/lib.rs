@@ -1,0 +1,10 @@
+//! What tests of several crates share: finding test data, tiny models and variants of them. A dev-dependency only; its functions panic,
+//! as tests do.
+
+#![forbid(unsafe_code)]
+
+mod data;
+mod tiny;
+
+pub use data::{data_bytes, data_path};
+pub use tiny::{TINY_MODELS, TinyModel, Variant, floats, requantised, variant};
