@@ -36,11 +36,15 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  moce inspect\n  moce inspect model-00001-of-00003.gguf --tensors")]
     Inspect(Inspect),
     /// Turn text into token ids, or ids into text
-    #[command(after_help = "Examples:\n  moce tokenize \"Hello, world\"\n  moce tokenize model.gguf \"Hello\" --ids\n  \
-        moce tokenize model.gguf --decode \"1 2 3\"\n  moce tokenize < text.txt")]
+    #[command(
+        after_help = "Examples:\n  moce tokenize \"Hello, world\"\n  moce tokenize model.gguf \"Hello\" --ids\n  \
+        moce tokenize model.gguf --decode \"1 2 3\"\n  moce tokenize < text.txt"
+    )]
     Tokenize(Tokenize),
     /// Show the likeliest next tokens and their logits
-    #[command(after_help = "Examples:\n  moce logits -p \"The capital of France is\"\n  moce logits model.gguf -p \"1 2 3\" --json")]
+    #[command(
+        after_help = "Examples:\n  moce logits -p \"The capital of France is\"\n  moce logits model.gguf -p \"1 2 3\" --json"
+    )]
     Logits(Logits),
     /// Measure perplexity on a text
     #[command(after_help = "Examples:\n  moce perplexity -f wiki.test.raw\n  \
@@ -99,11 +103,19 @@ pub(crate) enum Kv {
 }
 
 fn parse_context(text: &str) -> Result<Context, String> {
-    if text == "max" { Ok(Context::Max) } else { positive(text).map(Context::Tokens).map_err(|e| format!("{e}, or max")) }
+    if text == "max" {
+        Ok(Context::Max)
+    } else {
+        positive(text).map(Context::Tokens).map_err(|e| format!("{e}, or max"))
+    }
 }
 
 fn parse_chunk(text: &str) -> Result<Chunk, String> {
-    if text == "auto" { Ok(Chunk::Auto) } else { positive(text).map(Chunk::Tokens).map_err(|e| format!("{e}, or auto")) }
+    if text == "auto" {
+        Ok(Chunk::Auto)
+    } else {
+        positive(text).map(Chunk::Tokens).map_err(|e| format!("{e}, or auto"))
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -129,7 +141,10 @@ fn parse_affinity(text: &str) -> Result<Affinity, String> {
 
 impl ModelOptions {
     /// The engine's options. `MOCE_ISA` forces an instruction set.
-    pub(crate) fn engine_options(&self, model_context: impl FnOnce() -> anyhow::Result<usize>) -> anyhow::Result<EngineOptions> {
+    pub(crate) fn engine_options(
+        &self,
+        model_context: impl FnOnce() -> anyhow::Result<usize>,
+    ) -> anyhow::Result<EngineOptions> {
         let isa = match std::env::var("MOCE_ISA") {
             Ok(name) => Some(Isa::parse(&name).map_err(|error| anyhow::anyhow!("MOCE_ISA: {error}"))?),
             Err(_) => None,

@@ -19,7 +19,10 @@ pub(crate) fn resolve(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         Some(path) => Ok(path),
         None => {
             let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-            bail!("no model was named and the demo model is not in {}; give a GGUF file, or set MOCE_MODEL", looked.join(", "))
+            bail!(
+                "no model was named and the demo model is not in {}; give a GGUF file, or set MOCE_MODEL",
+                looked.join(", ")
+            )
         }
     }
 }
@@ -30,11 +33,7 @@ fn demo_folders() -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
     let beside = executable.iter().flat_map(|path| path.ancestors().skip(1).take(1 + LEVELS_ABOVE_EXECUTABLE));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_owned);
-    home.into_iter()
-        .chain(beside.map(Path::to_owned))
-        .chain(source)
-        .map(|folder| folder.join("models"))
-        .collect()
+    home.into_iter().chain(beside.map(Path::to_owned)).chain(source).map(|folder| folder.join("models")).collect()
 }
 
 /// The first part of `demo*.gguf` in a folder.

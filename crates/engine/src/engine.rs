@@ -2,15 +2,15 @@
 
 use crate::architectures::{self, Architecture};
 use crate::experts::ExpertStore;
+use crate::layers::LogitsWanted;
 use crate::load::Loader;
 use crate::plan::MemoryPlan;
 use crate::scratch::{Scratch, ScratchSizes};
+use crate::step::Step;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use crate::{Error, Hyperparameters};
 use moce_gguf::Gguf;
-use crate::layers::LogitsWanted;
-use crate::step::Step;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
@@ -86,13 +86,8 @@ impl Engine {
         };
         let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).clamp(1, context.max(1));
         let cpu = Cpu::new(&options.cpu)?;
-        let kv = KvShape {
-            kv_type: options.kv,
-            context,
-            kv_heads: h.kv_heads,
-            key_dim: h.head_dim,
-            value_dim: h.value_dim,
-        };
+        let kv =
+            KvShape { kv_type: options.kv, context, kv_heads: h.kv_heads, key_dim: h.head_dim, value_dim: h.value_dim };
         let sizes = ScratchSizes { chunk, kv, logit_rows: options.logit_rows.clamp(1, chunk) };
         let plan = MemoryPlan::new(&loader, h, sizes, &cpu)?;
         let (weights, experts) = loader.load(&cpu)?;
@@ -159,11 +154,15 @@ impl Engine {
 
     /// A new session's routing state: the model's own choice, every expert cached.
     pub(crate) fn routing(&self) -> Result<SessionRouting, Error> {
-        let shapes: Vec<LayerShape> = self.experts.counts().map(|count| LayerShape {
-            experts: count,
-            experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
-            capacity: count,
-        }).collect();
+        let shapes: Vec<LayerShape> = self
+            .experts
+            .counts()
+            .map(|count| LayerShape {
+                experts: count,
+                experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
+                capacity: count,
+            })
+            .collect();
         Ok(SessionRouting::new(&shapes, RoutingOptions::default())?)
     }
 

@@ -136,7 +136,12 @@ pub fn generate(
 }
 
 /// Sends what was held back, unless the text was cut or is no longer wanted.
-fn finish(output: &mut Output<'_>, decoder: Decoder<'_>, reason: StopReason, receive: &mut dyn FnMut(&str) -> ControlFlow<()>) {
+fn finish(
+    output: &mut Output<'_>,
+    decoder: Decoder<'_>,
+    reason: StopReason,
+    receive: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) {
     if reason != StopReason::StopText {
         decoder.finish(&mut output.text);
     }
@@ -158,7 +163,8 @@ impl Output<'_> {
     fn find_stop(&mut self) -> bool {
         // What has been sent holds no beginning of a stop text (see `send`), so the search starts there.
         let unsent = &self.text[self.sent..];
-        let earliest = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| unsent.find(stop.as_str())).min();
+        let earliest =
+            self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| unsent.find(stop.as_str())).min();
         match earliest {
             Some(at) => {
                 self.text.truncate(self.sent + at);

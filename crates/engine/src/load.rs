@@ -2,9 +2,9 @@
 //!
 //! After the first phase every size is known and no tensor data has been touched: the memory plan and `inspect` stop there.
 
+use crate::Error;
 use crate::experts::{ExpertCatalogue, ExpertStore};
 use crate::weights::{WeightPlan, Weights};
-use crate::Error;
 use moce_gguf::Gguf;
 use moce_kernels::Cpu;
 

@@ -1,8 +1,8 @@
 //! The memory plan: what an engine and one session need, by part, before anything is read.
 
-use crate::{Error, Hyperparameters};
 use crate::load::Loader;
 use crate::scratch::ScratchSizes;
+use crate::{Error, Hyperparameters};
 use moce_kernels::Cpu;
 
 /// Bytes by what they are for. The program itself and the tokenizer come on top.

@@ -114,7 +114,8 @@ impl Sampler {
                 continue;
             }
             if let Some(candidate) = self.candidates.get_mut(token as usize) {
-                candidate.logit = if candidate.logit > 0.0 { candidate.logit / penalty } else { candidate.logit * penalty };
+                candidate.logit =
+                    if candidate.logit > 0.0 { candidate.logit / penalty } else { candidate.logit * penalty };
             }
         }
     }

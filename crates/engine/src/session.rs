@@ -125,6 +125,11 @@ impl Session {
             logits: logits.reborrow(),
             last_logits: &mut self.logits,
         })?;
+        if let LogitsWanted::Last = logits
+            && !self.engine.cpu().all_finite(&self.logits)
+        {
+            return Err(Error::NonFinite { layer: self.engine.hyperparameters().layers });
+        }
         self.position += tokens.len();
         Ok(())
     }

@@ -5,7 +5,8 @@ use crate::layers::LogitsWanted;
 use crate::scratch::Scratch;
 use crate::weights::{VectorId, Weights};
 use crate::{Error, Hyperparameters};
-use moce_kernels::{Cpu, KvCache};
+use moce_kernels::{Activations, Cpu, KvCache};
+use moce_quant::Format;
 use moce_routing::{Phase, SessionRouting};
 
 /// Everything that a layer needs. Fields, not methods, so that layers can borrow the parts apart.
@@ -31,11 +32,26 @@ impl Step<'_> {
         let (tokens, hidden) = (self.tokens.len(), self.hyperparameters.hidden);
         let Scratch { x, normed, .. } = &mut *self.scratch;
         let weight = self.weights.vector(weight);
-        self.cpu.rms_norm(&x[..tokens * hidden], weight, self.hyperparameters.rms_epsilon, normed.begin(tokens, hidden));
+        self.cpu.rms_norm(
+            &x[..tokens * hidden],
+            weight,
+            self.hyperparameters.rms_epsilon,
+            normed.begin(tokens, hidden),
+        );
     }
 
     /// Makes the quantised form of n that products with quantised weights use.
     pub(crate) fn quantize_normed(&mut self, layer: usize) -> Result<(), Error> {
-        self.cpu.quantize(&mut self.scratch.normed).map_err(|_| Error::NonFinite { layer })
+        quantize(self.cpu, &mut self.scratch.normed, layer)
     }
+}
+
+/// Makes the quantised form of activations, or where they are too narrow for any quantised weight, only checks them.
+pub(crate) fn quantize(cpu: &Cpu, activations: &mut Activations, layer: usize) -> Result<(), Error> {
+    let finite = if activations.columns().is_multiple_of(Format::Q8_0.block_len()) {
+        cpu.quantize(activations).is_ok()
+    } else {
+        cpu.all_finite(activations.values())
+    };
+    if finite { Ok(()) } else { Err(Error::NonFinite { layer }) }
 }

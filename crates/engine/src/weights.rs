@@ -134,9 +134,10 @@ pub(crate) fn check_tensor(gguf: &Gguf, tensor: &Tensor, shape: &[usize]) -> Res
     if (0..dims.len().max(shape.len())).any(|axis| extent(dims, axis) != extent(shape, axis)) {
         return Err(Error::tensor_shape(gguf, tensor, shape));
     }
-    tensor.tensor_type().format().ok_or_else(|| {
-        Error::format(gguf, tensor, "moce computes with F32, F16, BF16, Q4_0, Q4_1, Q5_0 and Q8_0")
-    })
+    tensor
+        .tensor_type()
+        .format()
+        .ok_or_else(|| Error::format(gguf, tensor, "moce computes with F32, F16, BF16, Q4_0, Q4_1, Q5_0 and Q8_0"))
 }
 
 /// Reads a vector of any float format and widens it to f32 bytes.

@@ -71,7 +71,8 @@ pub fn variant(model: &Gguf, change: &Variant<'_>) -> Gguf {
 pub fn requantised(model: &Gguf, format: Format) -> Gguf {
     let tensor = |tensor: &Tensor, bytes: Vec<u8>| {
         let is_matrix = tensor.dims().len() > 1 && !tensor.name().contains("ffn_gate_inp");
-        let target = TensorType::ALL.iter().copied().find(|t| t.format() == Some(format)).expect("every format has a type");
+        let target =
+            TensorType::ALL.iter().copied().find(|t| t.format() == Some(format)).expect("every format has a type");
         match (is_matrix, format.row_bytes(tensor.columns())) {
             (true, Some(row_bytes)) => {
                 let values = floats(&bytes);

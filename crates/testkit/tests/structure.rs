@@ -12,7 +12,8 @@ fn crates_folder() -> PathBuf {
 }
 
 fn crate_names() -> Vec<String> {
-    let folders = fs::read_dir(crates_folder()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let folders =
+        fs::read_dir(crates_folder()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     folders.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
 }
 
@@ -47,11 +48,15 @@ fn dependencies(manifest: &str) -> Vec<String> {
 fn crates_depend_only_on_crates_above_them() {
     let mut edges = 0;
     for name in crate_names().iter().filter(|name| *name != "testkit") {
-        let place = ORDER.iter().position(|known| known == name).unwrap_or_else(|| panic!("{name} has no place in ORDER"));
+        let place =
+            ORDER.iter().position(|known| known == name).unwrap_or_else(|| panic!("{name} has no place in ORDER"));
         let manifest = fs::read_to_string(crates_folder().join(name).join("Cargo.toml")).unwrap();
         for dependency in dependencies(&manifest) {
             edges += 1;
-            assert!(ORDER[..place].contains(&dependency.as_str()), "{name} depends on {dependency}, which is not above it");
+            assert!(
+                ORDER[..place].contains(&dependency.as_str()),
+                "{name} depends on {dependency}, which is not above it"
+            );
         }
     }
     // The check reads manifests as text: it must have seen something.
@@ -65,7 +70,12 @@ fn unsafe_code_stays_in_its_zones() {
         let entry = ["lib.rs", "main.rs"].map(|file| root.join(file)).into_iter().find(|path| path.exists()).unwrap();
         let forbids = fs::read_to_string(&entry).unwrap().contains("#![forbid(unsafe_code)]");
         let is_zone = UNSAFE_ZONES.contains(&name.as_str());
-        assert_ne!(forbids, is_zone, "{}: forbid(unsafe_code) belongs into every crate but {UNSAFE_ZONES:?}", entry.display());
+        assert_ne!(
+            forbids,
+            is_zone,
+            "{}: forbid(unsafe_code) belongs into every crate but {UNSAFE_ZONES:?}",
+            entry.display()
+        );
     }
 }
 

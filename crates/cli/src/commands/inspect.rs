@@ -165,7 +165,10 @@ impl Overview {
         let mut line = |name: &str, value: String| writeln!(output, "{name:<13} {value}");
         let optional = |value: Option<u64>| value.map_or("not stated".to_owned(), |value| value.to_string());
         let parts = if self.parts > 1 { format!(", {} parts", self.parts) } else { String::new() };
-        line("file", format!("{} ({}{parts}, GGUF version {})", self.file, report::size(self.file_bytes), self.gguf_version))?;
+        line(
+            "file",
+            format!("{} ({}{parts}, GGUF version {})", self.file, report::size(self.file_bytes), self.gguf_version),
+        )?;
         if let Some(name) = &self.name {
             line("name", name.clone())?;
         }
@@ -176,18 +179,28 @@ impl Overview {
         line("parameters", format!("{:.1} million", self.parameters as f64 / 1e6))?;
         line("layers", optional(self.layers))?;
         line("hidden", optional(self.hidden))?;
-        line("heads", format!("{} ({} key and value heads)", optional(self.heads), optional(self.kv_heads.or(self.heads))))?;
+        line(
+            "heads",
+            format!("{} ({} key and value heads)", optional(self.heads), optional(self.kv_heads.or(self.heads))),
+        )?;
         line("context", optional(self.context))?;
         line("vocabulary", optional(self.vocabulary))?;
         line("dense", format!("{} that every token uses", report::size(self.dense_bytes)))?;
         if let Some(experts) = &self.experts {
-            line("experts", format!("{} in each of {} layers, {} a token", experts.count, experts.layers, experts.per_token))?;
-            line("", format!("{} each, {} in all", report::size(experts.expert_bytes), report::size(experts.total_bytes)))?;
+            line(
+                "experts",
+                format!("{} in each of {} layers, {} a token", experts.count, experts.layers, experts.per_token),
+            )?;
+            line(
+                "",
+                format!("{} each, {} in all", report::size(experts.expert_bytes), report::size(experts.total_bytes)),
+            )?;
             line("", format!("{} a token if none is cached", report::size(experts.bytes_per_token)))?;
         }
         let formats = self.formats.iter();
-        let formats: Vec<String> =
-            formats.map(|(name, share)| format!("{name} {} ({} tensors)", report::size(share.bytes), share.tensors)).collect();
+        let formats: Vec<String> = formats
+            .map(|(name, share)| format!("{name} {} ({} tensors)", report::size(share.bytes), share.tensors))
+            .collect();
         line("formats", formats.join(", "))
     }
 }

@@ -32,7 +32,11 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     for &id in ids.iter().take(arguments.top) {
         let logit = logits[id as usize];
         let probability = f64::from(logit - max).exp() / sum;
-        writeln!(output, "{id:>8}  {logit:>9.4}  {probability:>11.6}  {:?}", String::from_utf8_lossy(engine.tokenizer().piece(id).unwrap_or_default()))?;
+        writeln!(
+            output,
+            "{id:>8}  {logit:>9.4}  {probability:>11.6}  {:?}",
+            String::from_utf8_lossy(engine.tokenizer().piece(id).unwrap_or_default())
+        )?;
     }
     Ok(())
 }

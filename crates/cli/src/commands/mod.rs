@@ -45,7 +45,8 @@ fn start_line(engine: &Engine) -> String {
         Some(experts) => format!("{} experts, {} a token", experts.count, experts.per_token),
         None => "dense".to_owned(),
     };
-    let name = engine.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = engine.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = stem.split_once("-00001-of-").map_or(stem.as_str(), |(name, _)| name);
     format!(
         "moce {} | {name}: {}, {} layers, {network} | {}, {} threads | everything resident, {} planned, context {}",
         env!("CARGO_PKG_VERSION"),

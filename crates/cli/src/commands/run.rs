@@ -23,8 +23,11 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
 
     let mut session = Session::new(&engine)?;
     let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
-    let options =
-        GenerateOptions { max_tokens: arguments.tokens, stop: arguments.stop.clone(), ignore_end: arguments.ignore_eos };
+    let options = GenerateOptions {
+        max_tokens: arguments.tokens,
+        stop: arguments.stop.clone(),
+        ignore_end: arguments.ignore_eos,
+    };
     let mut written = Ok(());
     let mut output = std::io::stdout().lock();
     let generation = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {

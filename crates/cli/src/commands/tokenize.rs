@@ -21,7 +21,9 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
         [first, rest @ ..] if first.ends_with(".gguf") => (Some(first), rest.first()),
         [text] => (None, Some(text)),
         [] => (None, None),
-        [first, ..] => bail!("'{first}' is no .gguf file; a model comes first, then the text (quote it if it has spaces)"),
+        [first, ..] => {
+            bail!("'{first}' is no .gguf file; a model comes first, then the text (quote it if it has spaces)")
+        }
     };
     let path = model_path::resolve(model.map(Path::new))?;
     let tokenizer = Tokenizer::from_gguf(Gguf::open(&path)?.metadata())?;

@@ -2,10 +2,10 @@
 
 use super::times;
 use crate::load::Loader;
-use crate::step::Step;
+use crate::step::{Step, quantize};
+use crate::weights::Weights;
 use crate::weights::{MatrixId, VectorId};
 use crate::{Error, Hyperparameters};
-use crate::weights::Weights;
 use moce_kernels::{Activations, Attention, Cpu, Product};
 
 pub(crate) struct SelfAttention {
@@ -93,7 +93,7 @@ impl SelfAttention {
             first_position: *first_position,
         };
         cpu.attention(&attention, query, &mut scratch.attention, attended);
-        cpu.quantize(&mut scratch.attended).map_err(|_| Error::NonFinite { layer })?;
+        quantize(cpu, &mut scratch.attended, layer)?;
 
         let output = &mut scratch.projected[..tokens * step.hyperparameters.hidden];
         cpu.multiply(&mut [self.output.product(weights, &scratch.attended, output)]);

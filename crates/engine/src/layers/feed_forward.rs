@@ -2,7 +2,7 @@
 
 use super::times;
 use crate::load::Loader;
-use crate::step::Step;
+use crate::step::{Step, quantize};
 use crate::weights::MatrixId;
 use crate::{Error, Hyperparameters};
 
@@ -40,7 +40,7 @@ impl FeedForward {
         let product = |weights, output| times(weights, &scratch.normed, output);
         cpu.multiply(&mut [product(weights.matrix(self.gate), gate), product(weights.matrix(self.up), up)]);
         cpu.swiglu(gate, up, scratch.inner.begin(tokens, self.width));
-        cpu.quantize(&mut scratch.inner).map_err(|_| Error::NonFinite { layer })?;
+        quantize(cpu, &mut scratch.inner, layer)?;
         let output = &mut scratch.projected[..tokens * step.hyperparameters.hidden];
         let down = weights.matrix(self.down);
         cpu.multiply(&mut [times(down, &scratch.inner, output)]);

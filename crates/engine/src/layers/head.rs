@@ -3,7 +3,7 @@
 use super::Embedding;
 use super::times;
 use crate::load::Loader;
-use crate::step::Step;
+use crate::step::{Step, quantize};
 use crate::weights::{MatrixId, VectorId};
 use crate::{Error, Hyperparameters};
 
@@ -36,7 +36,7 @@ impl Head {
             let rows = rows_at_once.min(tokens - start);
             let x = &scratch.x[start * hidden..(start + rows) * hidden];
             step.cpu.rms_norm(x, norm, step.hyperparameters.rms_epsilon, scratch.normed.begin(rows, hidden));
-            step.cpu.quantize(&mut scratch.normed).map_err(|_| Error::NonFinite { layer: step.hyperparameters.layers })?;
+            quantize(step.cpu, &mut scratch.normed, step.hyperparameters.layers)?;
             let logits = &mut scratch.logits[..rows * vocabulary];
             step.cpu.multiply(&mut [times(step.weights.matrix(self.output), &scratch.normed, logits)]);
             if let LogitsWanted::Each(receive) = &mut step.logits {

@@ -3,12 +3,12 @@
 //! Per token: router scores, the chosen experts (`moce-routing`), their weights from the original scores. Then expert by expert: the
 //! tokens that chose it, in one product; at last each token's sum in ascending id (NUMBERS.md), whatever the order of computing.
 
+use super::times;
 use crate::experts::MoeLayer;
 use crate::hyperparameters::ExpertShape;
-use super::times;
 use crate::load::Loader;
 use crate::scratch::{ExpertScratch, Scratch};
-use crate::step::Step;
+use crate::step::{Step, quantize};
 use crate::weights::{MatrixId, VectorId};
 use crate::{Error, Hyperparameters};
 use arrayvec::ArrayVec;
@@ -136,7 +136,6 @@ impl MixtureOfExperts {
         let rows_of = |expert: u32| first_row[expert as usize] as usize..first_row[expert as usize + 1] as usize;
         let rows = first_row[self.shape.count] as usize;
         let expert = |id: u32| experts.expert(self.experts, id as usize);
-        let non_finite = |_| Error::NonFinite { layer };
 
         let (gate, up) = (&mut gate[..rows * width], &mut up[..rows * width]);
         let (shared_gate, shared_up) =
@@ -154,7 +153,8 @@ impl MixtureOfExperts {
         for batch in moe.active.chunks(EXPERTS_AT_ONCE) {
             for &id in batch {
                 let gather = &token_of_row[rows_of(id)];
-                let product = |weights, output| Product { weights, input: normed, input_rows: Rows::Gather(gather), output };
+                let product =
+                    |weights, output| Product { weights, input: normed, input_rows: Rows::Gather(gather), output };
                 products.push(product(expert(id).gate, split_off(&mut gate_rest, gather.len() * width)));
                 products.push(product(expert(id).up, split_off(&mut up_rest, gather.len() * width)));
             }
@@ -164,12 +164,12 @@ impl MixtureOfExperts {
         drop(products);
 
         cpu.swiglu(gate, up, inner.begin(rows, width));
-        cpu.quantize(inner).map_err(non_finite)?;
+        quantize(cpu, inner, layer)?;
         let mut products = ArrayVec::<Product<'_>, { EXPERTS_AT_ONCE + 1 }>::new();
         if let Some(shared) = &self.shared {
             cpu.sigmoid(shared_scale);
             cpu.swiglu(shared_gate, shared_up, shared_inner.begin(tokens, shared_width));
-            cpu.quantize(shared_inner).map_err(non_finite)?;
+            quantize(cpu, shared_inner, layer)?;
             let output = &mut projected[..tokens * hidden];
             products.push(times(weights.matrix(shared.down), shared_inner, output));
         }
