@@ -3,7 +3,7 @@
 //! Offline, since it looks at the future; not a routing policy, since that would change the trace. Hits are judged against the
 //! cache before the token, every requested expert is admitted, then what is needed latest leaves.
 
-use crate::layer::check_ids;
+use crate::scores::check_ids;
 use crate::{Error, LayerShape};
 
 /// Later than any token: never needed again.

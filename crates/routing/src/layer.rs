@@ -9,6 +9,7 @@ use crate::figures::{Counts, Lifetimes};
 use crate::order::Order;
 use crate::policies::{self, Policy, Token, default_protected};
 use crate::ranking::{self, Ranked};
+use crate::scores::check_ids;
 use crate::{Error, EvictionSpec, LayerShape, Phase, RouterScores, Selection, TouchOrder};
 
 /// Scratch of one routing step, shared by the layers of a session.
@@ -81,9 +82,7 @@ impl Layer {
 
     /// Empties the cache and the eviction's data, then fills it with `start`, least recent first. Range and counts stay.
     pub(crate) fn restart_cache(&mut self, start: &[u32]) {
-        for expert in self.recency.iter() {
-            self.lifetimes.add(self.tokens - self.admitted_at[expert as usize], true);
-        }
+        self.lifetimes = self.lifetimes_to_now();
         self.recency.clear();
         self.eviction.clear();
         for &expert in start {
@@ -168,8 +167,11 @@ impl Layer {
         self.lifetimes = Lifetimes::default();
     }
 
-    /// Replaces the cache's contents by `cached`, least recent first, without telling the eviction.
-    pub(crate) fn restore_recency(&mut self, cached: &[u32]) {
+    /// Takes over `tokens` and the cache's contents, least recent first, without telling the eviction. Stays that this ends
+    /// count as still cached.
+    pub(crate) fn restore_cache(&mut self, tokens: u64, cached: &[u32]) {
+        self.lifetimes = self.lifetimes_to_now();
+        self.tokens = tokens;
         self.recency.clear();
         for &expert in cached {
             self.recency.push_back(expert);
@@ -179,47 +181,13 @@ impl Layer {
 
     /// Checks the scores, takes the token into the range and finds the model's own choice.
     fn read(&mut self, layer: usize, scores: RouterScores<'_>, scratch: &mut Scratch) -> Result<(), Error> {
-        let check = |what, scores: &[f32]| match scores.len() == self.shape.experts {
-            true => ranking::extremes(scores).ok_or_else(|| non_finite(layer, scores)),
-            false => {
-                let (given, expected) = (scores.len(), self.shape.experts);
-                Err(Error::ScoreCount { layer, what, given, expected })
-            }
-        };
-        let (mut lowest, mut highest) = check("scores", scores.sorting)?;
-        if let Some(unbiased) = scores.unbiased {
-            let (least, _) = check("unbiased scores", unbiased)?;
-            if least < 0.0 {
-                let problem = format!("a score of {least}, expected 0 or more");
-                return Err(Error::Experts { layer, what: "the unbiased scores", problem });
-            }
-        }
-        if let Some(candidates) = scores.candidates {
-            self.check_candidates(layer, candidates)?;
-            (lowest, highest) = mask(scores.sorting, candidates, &mut scratch.masked);
-        }
+        let (lowest, highest) = scores.check(layer, self.shape, &mut scratch.masked)?;
         self.range_sum += f64::from(highest) - f64::from(lowest);
         self.range_count += 1;
         self.tokens += 1;
-        let ranked = if scores.candidates.is_some() { &scratch.masked } else { scores.sorting };
-        ranking::best(ranked, self.shape.experts_per_token, &mut scratch.own);
+        let candidates = if scores.candidates.is_some() { &scratch.masked } else { scores.sorting };
+        ranking::best(candidates, self.shape.experts_per_token, &mut scratch.own);
         Ok(())
-    }
-
-    fn check_candidates(&self, layer: usize, candidates: &[u32]) -> Result<(), Error> {
-        let error = |problem| Err(Error::Experts { layer, what: "the candidates", problem });
-        if candidates.len() < self.shape.experts_per_token {
-            return error(format!("{} for {} choices", candidates.len(), self.shape.experts_per_token));
-        }
-        if let Some(pair) = candidates.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return error(format!("{} before {}, expected ascending ids", pair[0], pair[1]));
-        }
-        match candidates.last() {
-            Some(&last) if last as usize >= self.shape.experts => {
-                error(format!("expert {last} of {}", self.shape.experts))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Judges hits, counts, and updates the cache with the experts of `out.ranked`.
@@ -277,36 +245,4 @@ impl Layer {
             out.evicted.push(victim);
         }
     }
-}
-
-/// Refuses ids that are out of range or come twice.
-pub(crate) fn check_ids(layer: usize, what: &'static str, experts: &[u32], count: usize) -> Result<(), Error> {
-    for (at, &expert) in experts.iter().enumerate() {
-        if expert as usize >= count {
-            return Err(Error::Experts { layer, what, problem: format!("expert {expert} of {count}") });
-        }
-        if experts[..at].contains(&expert) {
-            return Err(Error::Experts { layer, what, problem: format!("expert {expert} comes twice") });
-        }
-    }
-    Ok(())
-}
-
-/// Copies the candidates' scores to `masked`, minus infinity elsewhere; the lowest and the highest of them.
-fn mask(scores: &[f32], candidates: &[u32], masked: &mut Vec<f32>) -> (f32, f32) {
-    masked.clear();
-    masked.resize(scores.len(), f32::NEG_INFINITY);
-    let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
-    for &expert in candidates {
-        let score = scores[expert as usize];
-        masked[expert as usize] = score;
-        lowest = lowest.min(score);
-        highest = highest.max(score);
-    }
-    (lowest, highest)
-}
-
-fn non_finite(layer: usize, scores: &[f32]) -> Error {
-    let expert = scores.iter().position(|score| !score.is_finite()).expect("called because there is one");
-    Error::NonFinite { layer, expert, value: scores[expert] }
 }

@@ -10,7 +10,7 @@
 //! One [`SessionRouting`] per session; the engine calls [`SessionRouting::route`] once per token and MoE layer. Routing
 //! weights are the engine's: they always come from the original scores.
 //!
-//! Reading order: `options`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`.
+//! Reading order: `options`, `scores`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod options;
 mod order;
 mod policies;
 mod ranking;
+mod scores;
 mod selection;
 mod session;
 mod softmax;
@@ -36,8 +37,9 @@ pub use belady::belady;
 pub use error::Error;
 pub use evictions::EvictionSpec;
 pub use figures::{Counts, Lifetimes, effective_experts};
-pub use options::{LayerShape, Phase, RouterScores, RoutingOptions, TouchOrder};
+pub use options::{LayerShape, Phase, RoutingOptions, TouchOrder};
 pub use policies::{CachePrior, Cumulative, DropCold, Lambda, MaxRank, Policy, Prune, Swap};
+pub use scores::RouterScores;
 pub use selection::Selection;
 pub use session::SessionRouting;
 pub use start::Start;

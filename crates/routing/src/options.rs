@@ -1,4 +1,4 @@
-//! What a session's routing is made from: layer shapes, phases, touch order, and what a router gives for a token.
+//! What a session's routing is made from: layer shapes, phases, touch order.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,29 +92,5 @@ impl fmt::Display for TouchOrder {
             Self::StrongFirst => "strong-first",
             Self::WeakFirst => "weak-first",
         })
-    }
-}
-
-/// A router's output for one token. `scores.into()` is the plain case.
-#[derive(Debug, Clone, Copy)]
-pub struct RouterScores<'a> {
-    /// What the model sorts by, one per expert: logits, or for sigmoid routers the biased selection scores.
-    pub sorting: &'a [f32],
-    /// The only experts that may be chosen, by ascending id, where the model first chose groups; `None`: all.
-    pub candidates: Option<&'a [u32]>,
-    /// For sigmoid routers: the unbiased scores, one per expert, which then are the probabilities of the `score` eviction
-    /// (over their sum). `None`: softmax of `sorting`.
-    pub unbiased: Option<&'a [f32]>,
-}
-
-impl<'a> From<&'a [f32]> for RouterScores<'a> {
-    fn from(sorting: &'a [f32]) -> Self {
-        Self { sorting, candidates: None, unbiased: None }
-    }
-}
-
-impl<'a> From<&'a Vec<f32>> for RouterScores<'a> {
-    fn from(sorting: &'a Vec<f32>) -> Self {
-        sorting.as_slice().into()
     }
 }

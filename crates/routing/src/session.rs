@@ -121,7 +121,7 @@ impl SessionRouting {
         self.layers[layer].state()
     }
 
-    /// Takes over a saved policy state; counts stay.
+    /// Takes over a saved policy state; counts stay, and experts that were cached count as still cached in the lifetimes.
     ///
     /// # Errors
     /// If there is no such layer, or the state does not fit it or its eviction; the layer then stays as it was.

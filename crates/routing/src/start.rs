@@ -1,8 +1,9 @@
 //! What the logical caches hold before the first token. Reads text, never files.
 
+use std::fmt;
 use std::str::FromStr;
 
-use crate::layer::check_ids;
+use crate::scores::check_ids;
 use crate::splitmix::draw;
 use crate::{Error, LayerShape};
 
@@ -91,6 +92,17 @@ impl FromStr for Start {
     }
 }
 
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("empty"),
+            Self::First => f.write_str("first"),
+            Self::Random(seed) => write!(f, "random:{seed}"),
+            Self::Given(_) => f.write_str("given"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +110,9 @@ mod tests {
     #[test]
     fn specifications_are_strict() {
         assert_eq!("random:12345678901234567890".parse(), Ok(Start::Random(12_345_678_901_234_567_890)));
-        assert_eq!("first".parse(), Ok(Start::First));
+        for text in ["empty", "first", "random:7"] {
+            assert_eq!(text.parse::<Start>().unwrap().to_string(), text);
+        }
         for text in ["", "random", "random:", "random:-1", "random:+1", "random:1x", "First", "cache.txt"] {
             assert!(text.parse::<Start>().is_err(), "{text}");
         }

@@ -4,7 +4,11 @@
 
 use crate::Error;
 use crate::evictions::AnyEviction;
-use crate::layer::{Layer, check_ids};
+use crate::layer::Layer;
+use crate::scores::check_ids;
+
+/// More tokens than a session can have seen; counting on from here cannot overflow.
+const MOST_TOKENS: u64 = 1 << 53;
 
 /// Everything that routing decisions of a layer depend on besides scores and options.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,8 +69,9 @@ impl Layer {
         if state.cached.len() > self.shape.capacity {
             return error(format!("{} cached experts for a capacity of {}", state.cached.len(), self.shape.capacity));
         }
-        if !(state.range_sum.is_finite() && state.range_sum >= 0.0) || state.range_count > state.tokens {
-            let LayerState { range_sum, range_count, tokens, .. } = state;
+        let LayerState { range_sum, range_count, tokens, .. } = state;
+        let widest = *range_count as f64 * 2.0 * f64::from(f32::MAX);
+        if !(0.0..=widest).contains(range_sum) || range_count > tokens || *tokens > MOST_TOKENS {
             return error(format!("a range of {range_sum} over {range_count} of {tokens} tokens"));
         }
         let weights = |weights: &[f64]| match weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
@@ -91,10 +96,9 @@ impl Layer {
             }
             _ => return error("data of another eviction".to_owned()),
         }
-        self.tokens = state.tokens;
         self.range_sum = state.range_sum;
         self.range_count = state.range_count;
-        self.restore_recency(&state.cached);
+        self.restore_cache(state.tokens, &state.cached);
         Ok(())
     }
 }

@@ -7,8 +7,8 @@
 use super::{Eviction, Observed};
 use crate::Error;
 use crate::bits::Bits;
-use crate::layer::check_ids;
 use crate::order::Order;
+use crate::scores::check_ids;
 use crate::state::EvictionState;
 
 /// A touch adds 1 up to this.

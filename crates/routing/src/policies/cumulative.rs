@@ -1,4 +1,5 @@
-//! `cumulative`: max-rank whose M is the smallest number of best experts that hold the share p of the probability.
+//! `cumulative`: max-rank whose M is the smallest number of best experts that hold the share p of the
+//! candidates' probability.
 
 use std::fmt;
 
