@@ -13,7 +13,7 @@
 //! 16 further on. [`Layout::Rows16`] stores 8-bit codes as code + 128. Rows that fill no group stay plain, at the end. Float
 //! formats have no kernel order.
 
-use crate::{Cpu, Isa, Layout, Matrix};
+use crate::{Cpu, Isa, Layout, Matrix, arch};
 use moce_quant::Format;
 use std::cell::RefCell;
 
@@ -43,7 +43,8 @@ impl Shape {
         }
     }
 
-    const fn bytes(self) -> usize {
+    /// Bytes of one row's block.
+    pub(crate) const fn bytes(self) -> usize {
         2 * self.scales + 4 * self.planes + 4 * self.words
     }
 }
@@ -56,26 +57,25 @@ const fn code_flip(format: Format, layout: Layout) -> u32 {
     }
 }
 
-/// Moves bit `4·w + k` to bit `8·k + w`: fifth bits as a file has them to bit planes.
-fn planes_from_bits(bits: u32) -> u32 {
-    let mut planes = 0;
-    for k in 0..4 {
-        for w in 0..8 {
-            planes |= (bits >> (4 * w + k) & 1) << (8 * k + w);
-        }
-    }
-    planes
+/// The exchanges of bits that turn fifth bits as a file has them into bit planes: (distance, mask) as [`swap_bits`] takes them.
+///
+/// Bit `4·w + k` moves to bit `8·k + w`. With the five bits of a position written w2 w1 w0 k1 k0, each step exchanges two of the five.
+pub(crate) const PLANE_STEPS: [(u32, u32); 4] =
+    [(1, 0x2222_2222), (3, 0x0a0a_0a0a), (6, 0x00cc_00cc), (12, 0x0000_f0f0)];
+
+/// Exchanges the bits in `mask` with those `distance` above them.
+fn swap_bits(x: u32, (distance, mask): (u32, u32)) -> u32 {
+    let changed = ((x >> distance) ^ x) & mask;
+    x ^ changed ^ (changed << distance)
 }
 
-/// The inverse of [`planes_from_bits`].
+pub(crate) fn planes_from_bits(bits: u32) -> u32 {
+    PLANE_STEPS.into_iter().fold(bits, swap_bits)
+}
+
+/// The inverse: the same steps backwards.
 fn bits_from_planes(planes: u32) -> u32 {
-    let mut bits = 0;
-    for k in 0..4 {
-        for w in 0..8 {
-            bits |= (planes >> (8 * k + w) & 1) << (4 * w + k);
-        }
-    }
-    bits
+    PLANE_STEPS.into_iter().rev().fold(planes, swap_bits)
 }
 
 /// Interleaves the quant blocks that start at `rows[i]` into kernel order, block after block until `out` is full.
@@ -96,7 +96,7 @@ pub(crate) fn interleave(format: Format, layout: Layout, plain: &[u8], rows: &[u
     }
 }
 
-/// [`interleave`] for one number of rows and one shape, so that the inner loops are unrolled.
+/// [`interleave`] for one number of rows and one shape.
 fn interleave_shape<const R: usize, const SCALES: usize, const PLANES: usize, const WORDS: usize>(
     plain: &[u8],
     rows: &[usize],
@@ -104,21 +104,21 @@ fn interleave_shape<const R: usize, const SCALES: usize, const PLANES: usize, co
     out: &mut [u8],
 ) {
     let rows: &[usize; R] = rows.try_into().expect("one start a row");
-    let shape = Shape { scales: SCALES, planes: PLANES, words: WORDS };
-    for (block, out) in out.chunks_exact_mut(R * shape.bytes()).enumerate() {
-        let (scales, words) = out.split_at_mut(2 * R * SCALES);
-        for (row, &start) in rows.iter().enumerate() {
-            let source = &plain[start + block * shape.bytes()..][..shape.bytes()];
-            for i in 0..SCALES {
-                scales[2 * (R * i + row)..][..2].copy_from_slice(&source[2 * i..][..2]);
-            }
-            for (i, word) in source[2 * SCALES..].as_chunks::<4>().0.iter().enumerate() {
-                let word = u32::from_le_bytes(*word);
-                let word = if i < PLANES { planes_from_bits(word) } else { word ^ flip };
-                words[4 * (R * i + row)..][..4].copy_from_slice(&word.to_le_bytes());
-            }
-        }
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE2.
+    unsafe {
+        arch::x86_64::order::interleave::<R, SCALES, PLANES, WORDS>(plain, rows, flip, out);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    arch::scalar::order::interleave::<R, SCALES, PLANES, WORDS>(plain, rows, flip, out);
+}
+
+/// Asks for bytes that will be interleaved soon.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::order::prefetch(bytes);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 /// Copies the quant block of one row out of a group's block: the inverse of [`interleave`].
@@ -211,4 +211,43 @@ pub fn restore(format: Format, rows: usize, columns: usize, layout: Layout, byte
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bit_planes_are_where_they_belong() {
+        for w in 0..8 {
+            for k in 0..4 {
+                assert_eq!(planes_from_bits(1 << (4 * w + k)), 1 << (8 * k + w));
+                assert_eq!(bits_from_planes(1 << (8 * k + w)), 1 << (4 * w + k));
+            }
+        }
+    }
+
+    /// What this processor's code makes of three quant blocks a row is what plain Rust makes of them.
+    fn check<const R: usize, const SCALES: usize, const PLANES: usize, const WORDS: usize>(flip: u32) {
+        let bytes = 3 * Shape { scales: SCALES, planes: PLANES, words: WORDS }.bytes();
+        let plain: Vec<u8> = (0..(R + 1) * bytes).map(|i| (i * 89 + i / 7) as u8).collect();
+        // Unaligned, out of order, the last row twice.
+        let rows: [usize; R] = std::array::from_fn(|row| ((row * 5 % R).min(R - 2)) * bytes + 1);
+        let (mut found, mut expected) = (vec![0; R * bytes], vec![1; R * bytes]);
+        interleave_shape::<R, SCALES, PLANES, WORDS>(&plain, &rows, flip, &mut found);
+        arch::scalar::order::interleave::<R, SCALES, PLANES, WORDS>(&plain, &rows, flip, &mut expected);
+        assert_eq!(found, expected, "{R} rows: {SCALES} scales, {PLANES} planes, {WORDS} words");
+    }
+
+    #[test]
+    fn interleaving_equals_its_twin() {
+        check::<8, 1, 0, 4>(0);
+        check::<8, 2, 0, 4>(0);
+        check::<8, 1, 1, 4>(0);
+        check::<8, 1, 0, 8>(0);
+        check::<16, 1, 0, 4>(0);
+        check::<16, 2, 0, 4>(0);
+        check::<16, 1, 1, 4>(0);
+        check::<16, 1, 0, 8>(0x8080_8080);
+    }
 }

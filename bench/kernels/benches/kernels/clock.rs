@@ -1,5 +1,6 @@
 //! Samples of a rate on a machine that others use too.
 
+use moce_kernels::Cpu;
 use std::fs;
 use std::time::Instant;
 
@@ -14,20 +15,20 @@ impl Samples {
 
     /// Times `work`, which does `amount` units.
     ///
-    /// One thread: by its own CPU time. More: by wall time; the sample is taken again (a few times) if any thread of this process
-    /// lost its processor.
-    pub(crate) fn take(&mut self, threads: usize, amount: f64, mut work: impl FnMut()) {
-        const ATTEMPTS: usize = 5;
-        if threads == 1 {
+    /// One thread: by its own CPU time. More: by wall time; a sample in which any thread of this process lost its processor is not
+    /// counted, and taken again (a few times).
+    pub(crate) fn take(&mut self, cpu: &Cpu, amount: f64, mut work: impl FnMut()) {
+        const ATTEMPTS: usize = 3;
+        if cpu.threads() == 1 {
             let start = cpu_seconds();
             work();
             self.0.push(amount / (cpu_seconds() - start));
             return;
         }
         for _ in 0..ATTEMPTS {
-            // Workers asleep would be woken inside the sample.
-            work();
             let switches = context_switches();
+            // Workers asleep would be woken inside the sample.
+            cpu.dots(10_000);
             let start = Instant::now();
             work();
             let seconds = start.elapsed().as_secs_f64();

@@ -60,17 +60,18 @@ fn matrix_vector(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations:
     let mut output = vec![0.0; VECTOR_ROWS];
     let mut reads = vec![Samples::default(); ReadLoop::ALL.len()];
     let mut products = vec![Samples::default(); weights.len()];
-    for _ in 0..rounds {
+    for round in 0..rounds {
         for (weights, samples) in weights.iter_mut().zip(&mut products) {
             let matrix = weights.next(VECTOR_ROWS);
             let bytes = matrix.bytes.len();
             let product = Product { weights: matrix, input: activations, input_rows: Rows::All, output: &mut output };
             let mut products = [product];
-            samples.take(cpu.threads(), bytes as f64, || cpu.multiply(&mut products));
+            samples.take(cpu, bytes as f64, || cpu.multiply(&mut products));
         }
-        for (&how, samples) in ReadLoop::ALL.iter().zip(&mut reads) {
-            let bytes = weights[0].next(VECTOR_ROWS).bytes;
-            samples.take(cpu.threads(), bytes.len() as f64, || {
+        for (i, (&how, samples)) in ReadLoop::ALL.iter().zip(&mut reads).enumerate() {
+            let format = (i + round) % weights.len().min(4);
+            let bytes = weights[format].next(VECTOR_ROWS).bytes;
+            samples.take(cpu, bytes.len() as f64, || {
                 cpu.read(bytes, how);
             });
         }
@@ -106,10 +107,10 @@ fn matrix_matrix(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations:
                 let output = &mut output[..tokens * BATCH_ROWS];
                 let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
                 let multiply_adds = (tokens * BATCH_ROWS * COLUMNS) as f64;
-                samples[batch].take(1, multiply_adds, || cpu.multiply(&mut products));
+                samples[batch].take(cpu, multiply_adds, || cpu.multiply(&mut products));
             }
             let multiply_adds = cpu.dots(1) as f64 * DOT_ROUNDS as f64;
-            peak.take(1, multiply_adds, || {
+            peak.take(cpu, multiply_adds, || {
                 cpu.dots(DOT_ROUNDS);
             });
         }

@@ -1,11 +1,12 @@
-//! Weights in memory, far more than the caches hold, handed out matrix after matrix.
+//! Weights in memory, handed out matrix after matrix: before a matrix comes again, far more than the caches hold has been read.
 
 use moce_flash::Memory;
-use moce_kernels::{Cpu, Layout, Matrix, ReadLoop};
+use moce_kernels::{Cpu, Layout, Matrix};
 use moce_quant::Format;
 
-/// Bytes a format: ten times a large L3 cache.
-const BYTES: usize = 320 << 20;
+/// Bytes a format. All formats take turns, so hundreds of megabytes lie between two uses of a matrix; and no page rests so long that
+/// the host of a virtual machine would take it away.
+const BYTES: usize = 64 << 20;
 
 /// Rows that are put in kernel order together; a multiple of every group.
 const CHUNK_ROWS: usize = 64;
@@ -31,8 +32,6 @@ impl Weights {
         let layout = cpu.order(format, CHUNK_ROWS, columns, &mut chunk);
         let mut memory = Memory::reserve(rows * row_bytes).expect("memory");
         memory.chunks_exact_mut(chunk.len()).for_each(|part| part.copy_from_slice(&chunk));
-        // A virtual machine may get its memory late; whoever reads it first pays.
-        cpu.read(&memory, ReadLoop::ALL[0]);
         Weights { format, columns, layout, rows, next: 0, memory }
     }
 

@@ -146,6 +146,11 @@ fn plain(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Out
                 std::array::from_fn(|row| (first + row.min(count - 1)) * row_bytes + first_block * block_bytes);
             let buffer = &mut buffer[..block_count * group_rows * block_bytes];
             order::interleave(weights.format, layout, weights.bytes, &starts[..group_rows], buffer);
+            // Row after row these reads are too scattered for the hardware to run ahead; but the next group lies in one piece behind
+            // this one, so as much of it is asked for as was done of this one (6 against 14 GB/s).
+            let ahead = (first + group_rows) * row_bytes + first_block * block_bytes * group_rows;
+            let ahead = weights.bytes.get(ahead..).unwrap_or_default();
+            order::prefetch(&ahead[..ahead.len().min(buffer.len())]);
             for tile in tiles(operands.tokens()) {
                 let job = Groups {
                     weights: buffer.as_ptr(),

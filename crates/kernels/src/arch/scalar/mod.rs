@@ -3,4 +3,5 @@
 pub(crate) mod activations;
 pub(crate) mod ceiling;
 pub(crate) mod lanes;
+pub(crate) mod order;
 pub(crate) mod product;
