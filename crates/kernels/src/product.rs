@@ -10,6 +10,7 @@ pub(crate) mod tile;
 use crate::activations::Activations;
 use crate::{Cpu, Layout, Matrix, split};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Which vectors of a batch a product reads, and in which order.
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +162,13 @@ impl<'a> Products<'a> {
     }
 }
 
+/// The units, of `units` that cost `cost` each and stand from `start` on, that a worker with the range `costs` does: those whose first
+/// bit of work lies inside.
+fn units_inside(costs: &Range<usize>, start: usize, cost: usize, units: usize) -> Range<usize> {
+    let unit_from = |at: usize| at.saturating_sub(start).div_ceil(cost).min(units);
+    unit_from(costs.start)..unit_from(costs.end)
+}
+
 /// Work (in [`Operands::row_cost`]) under which waking other threads takes longer than it saves: about 5 µs.
 const COST_WORTH_THREADS: usize = 48 * 15_000;
 
@@ -189,11 +197,9 @@ impl Cpu {
                 let (operands, mut output) = shared.at(index);
                 let cost = unit_cost(&operands);
                 let units = operands.weights.rows.div_ceil(unit_rows);
-                // A unit belongs to the worker in whose range its first bit of work lies.
-                let first = costs.start.saturating_sub(start).div_ceil(cost).min(units);
-                let end = costs.end.saturating_sub(start).div_ceil(cost).min(units);
-                if first < end && operands.tokens() > 0 {
-                    let rows = first * unit_rows..(end * unit_rows).min(operands.weights.rows);
+                let own = units_inside(&costs, start, cost, units);
+                if !own.is_empty() && operands.tokens() > 0 {
+                    let rows = own.start * unit_rows..(own.end * unit_rows).min(operands.weights.rows);
                     tile::rows(self.isa, &operands, rows, &mut output);
                 }
                 start += cost * units;
@@ -203,6 +209,40 @@ impl Cpu {
             part(1, 0);
         } else {
             self.pool.run(&|index| part(self.pool.threads(), index));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn every_unit_is_done_once_and_shares_are_even(
+            products in proptest::collection::vec((1usize..50, 0usize..20), 0..12),
+            workers in 1usize..9,
+        ) {
+            let total: usize = products.iter().map(|(cost, units)| cost * units).sum();
+            let dearest = products.iter().map(|(cost, _)| *cost).max().unwrap_or(0);
+            let mut next = vec![0; products.len()];
+            for worker in 0..workers {
+                let costs = split(total, workers, worker);
+                let (mut start, mut done) = (0, 0);
+                for (&(cost, units), next) in products.iter().zip(&mut next) {
+                    let own = units_inside(&costs, start, cost, units);
+                    if !own.is_empty() {
+                        prop_assert_eq!(own.start, *next, "units follow each other");
+                        *next = own.end;
+                        done += own.len() * cost;
+                    }
+                    start += cost * units;
+                }
+                prop_assert!(done <= costs.len() + dearest, "{done} done of {}", costs.len());
+            }
+            prop_assert!(next.iter().zip(&products).all(|(next, (_, units))| next == units));
         }
     }
 }
