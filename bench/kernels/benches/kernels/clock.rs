@@ -1,8 +1,7 @@
 //! Samples of a rate on a machine that others use too.
 
 use moce_kernels::Cpu;
-use std::fs;
-use std::time::Instant;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Rates (units per second) of one thing that is measured.
 #[derive(Clone, Debug, Default)]
@@ -15,28 +14,25 @@ impl Samples {
 
     /// Times `work`, which does `amount` units.
     ///
-    /// One thread: by its own CPU time. More: by wall time; a sample in which any thread of this process lost its processor is not
-    /// counted, and taken again (a few times).
-    pub(crate) fn take(&mut self, cpu: &Cpu, amount: f64, mut work: impl FnMut()) {
-        const ATTEMPTS: usize = 3;
-        if cpu.threads() == 1 {
-            let start = cpu_seconds();
-            work();
-            self.0.push(amount / (cpu_seconds() - start));
-            return;
-        }
-        for _ in 0..ATTEMPTS {
-            let switches = context_switches();
+    /// One thread: by its own CPU time. More: by wall time; a sample in which the calling thread lost its processor, or had to sleep
+    /// because another one had lost its own, is not counted, and the answer is false: take another, on other data.
+    pub(crate) fn take(&mut self, cpu: &Cpu, amount: f64, work: impl FnOnce()) -> bool {
+        if cpu.threads() > 1 {
             // Workers asleep would be woken inside the sample.
-            cpu.dots(10_000);
-            let start = Instant::now();
-            work();
-            let seconds = start.elapsed().as_secs_f64();
-            if context_switches() == switches {
-                self.0.push(amount / seconds);
-                return;
-            }
+            cpu.dots(20_000);
         }
+        let start = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(seconds);
+        work();
+        let end = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(seconds);
+        let [wall, computed] = [0, 1].map(|i| end[i] - start[i]);
+        if cpu.threads() == 1 {
+            self.0.push(amount / computed);
+        } else if computed > 0.97 * wall {
+            self.0.push(amount / wall);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn percentile(&self, percent: usize) -> f64 {
@@ -56,19 +52,7 @@ impl Samples {
     }
 }
 
-fn cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+fn seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-}
-
-/// How often threads of this process were taken off a processor or slept.
-fn context_switches() -> u64 {
-    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let status = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-    status
-        .flat_map(|status| {
-            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-            lines.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok()).collect::<Vec<_>>()
-        })
-        .sum()
 }

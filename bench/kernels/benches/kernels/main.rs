@@ -6,6 +6,7 @@
 //! Every round takes one short sample of everything in turn, so that what disturbs the machine disturbs all alike; the figures are
 //! medians over the rounds, with the 10th and 90th percentile. With one thread the clock is the thread's own CPU time; with two
 //! it is wall time, and a sample in which a thread lost its processor is left out. `MOCE_ISA` forces an instruction set.
+//! Whether the products are right is tested elsewhere (`crates/kernels/tests/products`).
 
 mod clock;
 mod weights;
@@ -18,35 +19,37 @@ use weights::Weights;
 /// Inputs of all matrices; a common width of models.
 const COLUMNS: usize = 2048;
 
-/// Rows of a matrix in the memory-bound part: 9 MB in Q4_0, a third of a millisecond.
-const VECTOR_ROWS: usize = 8192;
+/// Bytes of a matrix in the memory-bound part: a quarter of a millisecond, short enough to end before a busy machine interrupts.
+const VECTOR_BYTES: usize = 8 << 20;
 
 /// Rows of a matrix in the arithmetic-bound part.
 const BATCH_ROWS: usize = 2048;
 
+/// Tokens of the arithmetic-bound part.
 const BATCHES: [usize; 5] = [4, 8, 16, 128, 512];
 
 const FORMATS: [Format; 6] = [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q8_0, Format::F16, Format::F32];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(41);
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(101);
     let mut formats = FORMATS.to_vec();
     if arguments.iter().any(|argument| FORMATS.iter().any(|format| format.name() == argument)) {
         formats.retain(|format| arguments.iter().any(|argument| argument == format.name()));
     }
     let isa = std::env::var("MOCE_ISA").map_or(Isa::best(), |name| Isa::parse(&name).expect("MOCE_ISA"));
     let cpu = |threads| {
-        Cpu::new(&CpuOptions { isa: Some(isa), threads: Some(threads), ..CpuOptions::default() }).expect("threads")
+        // Bound, or a busy system puts two threads on one processor.
+        let affinity = Some((0..threads).collect());
+        Cpu::new(&CpuOptions { isa: Some(isa), threads: Some(threads), affinity }).expect("threads")
     };
-    let (one, two) = (cpu(1), cpu(2));
-    let mut weights: Vec<Weights> = formats.iter().map(|&format| Weights::new(&one, format, COLUMNS)).collect();
     println!("{isa}, {rounds} rounds\n");
-    let mut activations = Activations::new(512, COLUMNS);
-    for cpu in [&one, &two] {
-        matrix_vector(cpu, rounds, &mut weights, &mut activations);
+    let mut weights = Weights::new(isa, COLUMNS);
+    let mut activations = Activations::new(BATCHES[BATCHES.len() - 1], COLUMNS);
+    for threads in [1, 2] {
+        matrix_vector(&cpu(threads), rounds, &formats, &mut weights, &mut activations);
     }
-    matrix_matrix(&one, rounds.div_ceil(4), &mut weights, &mut activations);
+    matrix_matrix(&cpu(1), rounds.div_ceil(4), &formats, &mut weights, &mut activations);
 }
 
 fn fill(cpu: &Cpu, activations: &mut Activations, tokens: usize) {
@@ -55,25 +58,33 @@ fn fill(cpu: &Cpu, activations: &mut Activations, tokens: usize) {
     cpu.quantize(activations).expect("finite");
 }
 
-fn matrix_vector(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations: &mut Activations) {
+fn matrix_vector(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Weights, activations: &mut Activations) {
+    /// On a busy machine few samples of two threads are undisturbed.
+    const ATTEMPTS: usize = 6;
     fill(cpu, activations, 1);
-    let mut output = vec![0.0; VECTOR_ROWS];
+    let mut output = vec![0.0; VECTOR_BYTES / 1024];
     let mut reads = vec![Samples::default(); ReadLoop::ALL.len()];
-    let mut products = vec![Samples::default(); weights.len()];
-    for round in 0..rounds {
-        for (weights, samples) in weights.iter_mut().zip(&mut products) {
-            let matrix = weights.next(VECTOR_ROWS);
-            let bytes = matrix.bytes.len();
-            let product = Product { weights: matrix, input: activations, input_rows: Rows::All, output: &mut output };
-            let mut products = [product];
-            samples.take(cpu, bytes as f64, || cpu.multiply(&mut products));
+    let mut products = vec![Samples::default(); formats.len()];
+    for _ in 0..rounds {
+        for (&format, samples) in formats.iter().zip(&mut products) {
+            let rows = VECTOR_BYTES / format.row_bytes(COLUMNS).expect("whole quant blocks") / 16 * 16;
+            for _ in 0..ATTEMPTS {
+                let matrix = weights.matrix(format, rows);
+                let output = &mut output[..rows];
+                let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
+                if samples.take(cpu, matrix.bytes.len() as f64, || cpu.multiply(&mut products)) {
+                    break;
+                }
+            }
         }
-        for (i, (&how, samples)) in ReadLoop::ALL.iter().zip(&mut reads).enumerate() {
-            let format = (i + round) % weights.len().min(4);
-            let bytes = weights[format].next(VECTOR_ROWS).bytes;
-            samples.take(cpu, bytes.len() as f64, || {
-                cpu.read(bytes, how);
-            });
+        for (&how, samples) in ReadLoop::ALL.iter().zip(&mut reads) {
+            for _ in 0..ATTEMPTS {
+                let bytes = weights.bytes(VECTOR_BYTES);
+                let read = || _ = cpu.read(bytes, how);
+                if samples.take(cpu, bytes.len() as f64, read) {
+                    break;
+                }
+            }
         }
     }
     let (best, ceiling) = ReadLoop::ALL
@@ -86,24 +97,24 @@ fn matrix_vector(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations:
         cpu.threads()
     );
     println!("  {:<6} {}  {best:?}", "read", ceiling.show(1e-9));
-    for (weights, samples) in weights.iter().zip(&products) {
+    for (format, samples) in formats.iter().zip(&products) {
         let share = samples.median() / ceiling.median();
-        println!("  {:<6} {}  {:3.0} %", weights.format().name(), samples.show(1e-9), share * 100.0);
+        println!("  {:<6} {}  {:3.0} %", format.name(), samples.show(1e-9), share * 100.0);
     }
     println!();
 }
 
-fn matrix_matrix(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations: &mut Activations) {
-    /// About a millisecond.
+fn matrix_matrix(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Weights, activations: &mut Activations) {
+    /// About 0.7 ms.
     const DOT_ROUNDS: usize = 200_000;
     let mut output = vec![0.0; BATCH_ROWS * BATCHES[BATCHES.len() - 1]];
     let mut peak = Samples::default();
-    let mut products = vec![[const { Samples::new() }; BATCHES.len()]; weights.len()];
+    let mut products = vec![[const { Samples::new() }; BATCHES.len()]; formats.len()];
     for _ in 0..rounds {
         for (batch, &tokens) in BATCHES.iter().enumerate() {
             fill(cpu, activations, tokens);
-            for (weights, samples) in weights.iter_mut().zip(&mut products) {
-                let matrix = weights.next(BATCH_ROWS);
+            for (&format, samples) in formats.iter().zip(&mut products) {
+                let matrix = weights.matrix(format, BATCH_ROWS);
                 let output = &mut output[..tokens * BATCH_ROWS];
                 let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
                 let multiply_adds = (tokens * BATCH_ROWS * COLUMNS) as f64;
@@ -115,13 +126,13 @@ fn matrix_matrix(cpu: &Cpu, rounds: usize, weights: &mut [Weights], activations:
             });
         }
     }
-    println!("matrix x matrix, 1 thread, share of the integer peak (float formats too): median (10 % .. 90 %)");
+    println!("matrix x matrix, 1 thread, % of the integer peak (float formats too): median (10 % .. 90 %)");
     println!("  peak   {} G multiply-adds/s", peak.show(1e-9));
     print!("  tokens");
     BATCHES.iter().for_each(|tokens| print!("{tokens:>20}"));
     println!();
-    for (weights, samples) in weights.iter().zip(&products) {
-        print!("  {:<6}", weights.format().name());
+    for (format, samples) in formats.iter().zip(&products) {
+        print!("  {:<6}", format.name());
         samples.iter().for_each(|samples| print!("{:>20}", samples.show(100.0 / peak.median())));
         println!();
     }

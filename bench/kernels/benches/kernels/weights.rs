@@ -1,52 +1,47 @@
 //! Weights in memory, handed out matrix after matrix: before a matrix comes again, far more than the caches hold has been read.
 
 use moce_flash::Memory;
-use moce_kernels::{Cpu, Layout, Matrix};
+use moce_kernels::{Isa, Matrix};
 use moce_quant::Format;
 
-/// Bytes a format. All formats take turns, so hundreds of megabytes lie between two uses of a matrix; and no page rests so long that
-/// the host of a virtual machine would take it away.
-const BYTES: usize = 64 << 20;
+/// Ten times a large L3 cache.
+const BYTES: usize = 384 << 20;
 
-/// Rows that are put in kernel order together; a multiple of every group.
-const CHUNK_ROWS: usize = 64;
-
-/// Ordered weights of one format on huge pages.
+/// Memory that every format and every read loop takes its turn in, so that all meet the same pages: on a virtual machine some are
+/// much slower than others.
 pub(crate) struct Weights {
-    format: Format,
+    isa: Isa,
     columns: usize,
-    layout: Layout,
-    rows: usize,
     next: usize,
     memory: Memory,
 }
 
 impl Weights {
-    pub(crate) fn new(cpu: &Cpu, format: Format, columns: usize) -> Weights {
-        let row_bytes = format.row_bytes(columns).expect("whole quant blocks");
-        let rows = BYTES / row_bytes / CHUNK_ROWS * CHUNK_ROWS;
-        let values: Vec<f32> =
-            (0..CHUNK_ROWS * columns).map(|i| ((i * 2_654_435_761) as u32 as f32 / 2e9 - 1.0) * 0.1).collect();
-        let mut chunk = vec![0; CHUNK_ROWS * row_bytes];
-        moce_quant::encode(format, &values, &mut chunk);
-        let layout = cpu.order(format, CHUNK_ROWS, columns, &mut chunk);
-        let mut memory = Memory::reserve(rows * row_bytes).expect("memory");
-        memory.chunks_exact_mut(chunk.len()).for_each(|part| part.copy_from_slice(&chunk));
-        Weights { format, columns, layout, rows, next: 0, memory }
+    pub(crate) fn new(isa: Isa, columns: usize) -> Weights {
+        let mut memory = Memory::reserve(BYTES).expect("memory");
+        let mut x = 1u64;
+        for word in memory.as_chunks_mut::<8>().0 {
+            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            // Bytes up to 0x3f, so that read as a scale or a float they are finite, whatever the format.
+            *word = (x >> 2 & 0x3f3f_3f3f_3f3f_3f3f).to_le_bytes();
+        }
+        Weights { isa, columns, next: 0, memory }
     }
 
-    pub(crate) fn format(&self) -> Format {
-        self.format
+    /// The next `rows` rows, in the kernel order of the instruction set.
+    pub(crate) fn matrix(&mut self, format: Format, rows: usize) -> Matrix<'_> {
+        let (layout, columns) = (self.isa.layout(format), self.columns);
+        let bytes = self.bytes(rows * format.row_bytes(columns).expect("whole quant blocks"));
+        Matrix::new(format, rows, columns, layout, bytes).expect("whole rows")
     }
 
-    /// The next `rows` rows (a multiple of [`CHUNK_ROWS`]), from the start again when they don't fit any more.
-    pub(crate) fn next(&mut self, rows: usize) -> Matrix<'_> {
-        if self.next + rows > self.rows {
+    /// The next `count` bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> &[u8] {
+        if self.next + count > self.memory.len() {
             self.next = 0;
         }
-        let row_bytes = self.format.row_bytes(self.columns).expect("whole quant blocks");
-        let bytes = &self.memory[self.next * row_bytes..][..rows * row_bytes];
-        self.next += rows;
-        Matrix::new(self.format, rows, self.columns, self.layout, bytes).expect("whole rows")
+        let start = self.next;
+        self.next = (start + count).next_multiple_of(4096);
+        &self.memory[start..start + count]
     }
 }
