@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn qwen2_ends_words_at_line_ends() {
-        let cut = words(PreTokenizer::Qwen2, "(x'LL) 12\t\ty;\r\n  \n  z\n");
-        assert_eq!(cut, ["(x", "'LL", ")", " ", "1", "2", "\t", "\ty", ";\r\n", "  \n", " ", " z", "\n"]);
+        let cut = words(PreTokenizer::Qwen2, "(x'LLy) 12\t\ty;\r\n  \n  z\n");
+        assert_eq!(cut, ["(x", "'LL", "y", ")", " ", "1", "2", "\t", "\ty", ";\r\n", "  \n", " ", " z", "\n"]);
     }
 
     #[test]

@@ -174,6 +174,40 @@ fn bytes_without_a_token_are_left_out_and_counted() {
     assert_eq!(lacking.lost_bytes("!\u{4}!\u{4}"), 2);
 }
 
+/// <unk>, <s> and </s> first, then text.
+fn sentencepiece() -> Owned {
+    let tokens = ["<unk>", "<s>", "</s>", "▁a", "▁", "a", "<", "s", ">", "<s"];
+    let mut owned = Owned { model: "llama".into(), types: vec![1; tokens.len()], ..Owned::default() };
+    owned.types[..3].copy_from_slice(&[2, 3, 3]);
+    owned.tokens = tokens.map(String::from).into();
+    owned.scores = vec![0.0; tokens.len()];
+    owned
+}
+
+#[test]
+fn sentencepiece_keys_have_its_trainers_defaults() {
+    let mut owned = sentencepiece();
+    let tokenizer = owned.tokenizer().unwrap();
+    assert_eq!(tokenizer.encode_prompt("ab").unwrap(), [1, 3, 0]);
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.end_tokens()), (Some(1), Some(2), &[2][..]));
+    assert_eq!(tokenizer.decode(&[1, 3, 5, 2], ControlTokens::Hide).unwrap(), b"aa");
+    // What goes on from a prompt keeps its space.
+    let (mut decoder, mut text) = (tokenizer.decoder(), String::new());
+    decoder.push(3, &mut text);
+    assert_eq!(text, " a");
+    owned.add = [Some(false), Some(true), Some(false)];
+    let tokenizer = owned.tokenizer().unwrap();
+    assert_eq!(tokenizer.encode_prompt("a a").unwrap(), [5, 3, 2]);
+    assert_eq!(tokenizer.decode(&[3], ControlTokens::Hide).unwrap(), b" a");
+}
+
+#[test]
+fn text_is_never_merged_into_a_control_token() {
+    let tokenizer = sentencepiece().tokenizer().unwrap();
+    assert_eq!(tokenizer.encode("<s>", SpecialTokens::AsText).unwrap(), [4, 9, 8]);
+    assert_eq!(tokenizer.encode("<s>a", SpecialTokens::Parse).unwrap(), [1, 3]);
+}
+
 /// Work that grows with the square of the text takes hours for these; what is done takes under a second.
 #[test]
 fn long_runs_take_no_longer_than_their_length() {
