@@ -1,4 +1,10 @@
 //! The arithmetic of a few queries that share a key head.
+//!
+//! Loops are plain and no vector passes through a closure: the compiler inlines a closure only if it likes to, and one left
+//! outside is not compiled for the instruction set: every instruction in it becomes a call. (`nm` on a release binary shows
+//! such calls as `_mm...` symbols.)
+
+#![allow(clippy::needless_range_loop)] // blocks of registers are indexed in step, as the formulas are
 
 use crate::kv::{Element, KeyGroup, KvHead};
 use crate::lanes::{LANES, Lanes, largest};
@@ -96,17 +102,30 @@ impl<'a> Tile<'a> {
         weights: [&[f32]; R],
         inverse: [f32; R],
     ) {
-        let chunks = self.value_dim.div_ceil(LANES);
-        let mut chunk = 0;
-        if L::TILE == TILE {
-            while chunk + 4 <= chunks {
-                self.mix_chunks::<L, E, R, 4>(l, head, chunk, weights, inverse);
-                chunk += 4;
-            }
+        // As many chunks together as leave room for the values: independent sums hide the latency of each.
+        let next = match (L::TILE, R) {
+            (4, _) | (2, 1) => self.mix_by::<L, E, R, 4>(l, head, 0, weights, inverse),
+            (2, _) => self.mix_by::<L, E, R, 2>(l, head, 0, weights, inverse),
+            _ => 0,
+        };
+        self.mix_by::<L, E, R, 1>(l, head, next, weights, inverse);
+    }
+
+    /// `V` chunks at a time from `first` on; returns where fewer than `V` are left.
+    #[inline(always)]
+    fn mix_by<L: Lanes, E: Element, const R: usize, const V: usize>(
+        &mut self,
+        l: L,
+        head: &KvHead<'_, E>,
+        mut first: usize,
+        weights: [&[f32]; R],
+        inverse: [f32; R],
+    ) -> usize {
+        while first + V <= self.value_dim.div_ceil(LANES) {
+            self.mix_chunks::<L, E, R, V>(l, head, first, weights, inverse);
+            first += V;
         }
-        for chunk in chunk..chunks {
-            self.mix_chunks::<L, E, R, 1>(l, head, chunk, weights, inverse);
-        }
+        first
     }
 
     /// `V` chunks of 16 dimensions from `first` on.
@@ -124,7 +143,10 @@ impl<'a> Tile<'a> {
         let common = self.visible[0];
         let weights_common = weights.map(|row| &row[..common]);
         for t in 0..common {
-            let values: [L::F; V] = std::array::from_fn(|c| head.value(l, t, first + c));
+            let mut values = [l.splat(0.0); V];
+            for c in 0..V {
+                values[c] = head.value(l, t, first + c);
+            }
             for r in 0..R {
                 let e = l.splat(weights_common[r][t]);
                 for c in 0..V {
@@ -211,5 +233,9 @@ fn pass<L: Lanes, E: Element, const R: usize, const N: usize>(
         }
         width /= 2;
     }
-    s.map(|sums| sums[0])
+    let mut sums = [l.splat(0.0); R];
+    for r in 0..R {
+        sums[r] = s[r][0];
+    }
+    sums
 }

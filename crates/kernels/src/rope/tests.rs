@@ -112,9 +112,9 @@ fn linear_scaling_and_frequency_factors_divide() {
     let mut with_factors = parameters(8, RopeScaling::None, RopePairing::Halves);
     with_factors.frequency_factors = Some(&factors);
     let with_factors = Rope::new(&with_factors).unwrap();
-    for i in 0..4 {
-        assert_eq!(linear.frequencies[i], plain.frequencies[i] / 4.0);
-        assert_eq!(with_factors.frequencies[i], plain.frequencies[i] / factors[i]);
+    for (i, (plain, factor)) in plain.frequencies.iter().zip(factors).enumerate() {
+        assert_eq!(linear.frequencies[i], plain / 4.0);
+        assert_eq!(with_factors.frequencies[i], plain / factor);
     }
     assert_eq!((plain.magnitude, linear.magnitude), (1.0, 1.0));
 }
