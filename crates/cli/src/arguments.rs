@@ -1,7 +1,11 @@
 //! The command line, as clap reads it. Meaning and defaults are those of the options they turn into.
 
+use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use moce_engine::{CpuOptions, EngineOptions, Isa, KvType, SamplerOptions};
+use moce_engine::routing::{EvictionSpec, RoutingOptions};
+use moce_engine::{
+    Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, SamplerOptions,
+};
 use std::path::PathBuf;
 
 /// Runs Mixture-of-Experts language models from GGUF files.
@@ -62,6 +66,25 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model options")]
 pub(crate) struct ModelOptions {
+    /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
+    #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
+    pub(crate) memory: Budget,
+    /// Experts cached in each layer: a number, a share such as 50%, or a file of one number per layer
+    /// [default: what the memory gives]
+    #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
+    pub(crate) capacity: Option<Capacity>,
+    /// Which cached expert leaves: lru, lfu, s3fifo or score, with `:memory=N` for lfu and score
+    #[arg(long, value_name = "SPEC", value_parser = parse_eviction, default_value = "lru")]
+    pub(crate) eviction: EvictionSpec,
+    /// How flash is read: auto, uring or pread
+    #[arg(long, value_name = "BACKEND", value_parser = parse_backend, default_value = "auto")]
+    pub(crate) io: Backend,
+    /// Reads at once [default: a short probe finds out]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) io_depth: Option<u16>,
+    /// Read past the system's page cache [default: where that gives the right bytes]
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub(crate) direct: Option<Switch>,
     /// Context length in tokens, or `max` for the model's own [default: 4096, or the model's if smaller]
     #[arg(long, value_name = "N|max", value_parser = parse_context)]
     pub(crate) ctx: Option<Context>,
@@ -77,6 +100,12 @@ pub(crate) struct ModelOptions {
     /// Prompt tokens run at once, or `auto`
     #[arg(long, value_name = "N|auto", value_parser = parse_chunk, default_value = "auto")]
     pub(crate) chunk: Chunk,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +129,44 @@ pub(crate) enum Kv {
     #[value(name = "q8_0")]
     Q8_0,
     F32,
+}
+
+fn parse_budget(text: &str) -> Result<Budget, String> {
+    match text {
+        "auto" => Ok(Budget::Auto),
+        "all" => Ok(Budget::All),
+        _ => size::parse(text).map(Budget::Bytes).map_err(|error| format!("{error}, or auto, or all")),
+    }
+}
+
+/// A number, a share, or a file of one number per layer.
+fn parse_capacity(text: &str) -> Result<Capacity, String> {
+    if let Ok(experts) = text.parse() {
+        return Ok(Capacity::Experts(experts));
+    }
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().ok().map(|percent| percent / 100.0),
+        None => text.parse::<f64>().ok(),
+    };
+    match share {
+        Some(share) if (0.0..=1.0).contains(&share) => Ok(Capacity::Share(share)),
+        Some(_) => Err("expected a number of experts, or a share from 0 % to 100 %".to_owned()),
+        None => {
+            let list = std::fs::read_to_string(text)
+                .map_err(|error| format!("expected a number, a share such as 50%, or a file of numbers ({error})"))?;
+            let numbers = list.split_whitespace().map(str::parse);
+            let numbers = numbers.collect::<Result<_, _>>();
+            numbers.map(Capacity::PerLayer).map_err(|_| "the file must hold one whole number per layer".to_owned())
+        }
+    }
+}
+
+fn parse_eviction(text: &str) -> Result<EvictionSpec, String> {
+    text.parse().map_err(|error: moce_engine::routing::Error| error.to_string())
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|_| "expected auto, uring or pread".to_owned())
 }
 
 fn parse_context(text: &str) -> Result<Context, String> {
@@ -168,6 +235,18 @@ impl ModelOptions {
             chunk: match self.chunk {
                 Chunk::Auto => None,
                 Chunk::Tokens(tokens) => Some(tokens),
+            },
+            memory: self.memory,
+            capacity: self.capacity.clone(),
+            routing: RoutingOptions { eviction: self.eviction, ..RoutingOptions::default() },
+            flash: FlashOptions {
+                backend: self.io,
+                direct: match self.direct {
+                    None => Direct::Auto,
+                    Some(Switch::On) => Direct::Required,
+                    Some(Switch::Off) => Direct::Off,
+                },
+                depth: self.io_depth.map(usize::from),
             },
             ..EngineOptions::default()
         })

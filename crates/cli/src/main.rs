@@ -11,6 +11,7 @@ mod interrupt;
 mod model_path;
 mod prompt;
 mod report;
+mod size;
 
 use arguments::{Cli, Command};
 use clap::Parser;

@@ -1,27 +1,38 @@
 //! A loaded model: file, tokenizer, weights, kernels, and the scratch that one step at a time uses.
 
 use crate::architectures::{self, Architecture};
-use crate::experts::ExpertStore;
+use crate::budget::Budget;
+use crate::experts::{ExpertStore, MoeLayer};
+use crate::flash::{self, FlashOptions};
 use crate::layers::LogitsWanted;
 use crate::load::Loader;
-use crate::plan::MemoryPlan;
-use crate::scratch::{Scratch, ScratchSizes};
+use crate::plan::{MemoryPlan, Wishes};
+use crate::scratch::Scratch;
 use crate::step::Step;
+use crate::telemetry::Traffic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{Error, Hyperparameters};
+use crate::{Capacity, Error, Hyperparameters};
 use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How a model is opened.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Instruction set and threads.
     pub cpu: CpuOptions,
-    /// Context length of a session; `None`: 4,096 or the model's own if that is smaller.
+    /// What everything that the process holds has to fit into.
+    pub memory: Budget,
+    /// Experts logically cached in each layer; `None`: what the budget gives.
+    pub capacity: Option<Capacity>,
+    /// How sessions choose experts, and which cached ones leave.
+    pub routing: RoutingOptions,
+    /// How experts are read from flash.
+    pub flash: FlashOptions,
+    /// Context length of a session; `None`: 4,096 or the model's own if that is smaller, less where memory is short.
     pub context: Option<usize>,
     /// How keys and values are kept.
     pub kv: KvType,
@@ -33,37 +44,46 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { cpu: CpuOptions::default(), context: None, kv: KvType::F16, chunk: None, logit_rows: 1 }
+        EngineOptions {
+            cpu: CpuOptions::default(),
+            memory: Budget::Auto,
+            capacity: None,
+            routing: RoutingOptions::default(),
+            flash: FlashOptions::default(),
+            context: None,
+            kv: KvType::F16,
+            chunk: None,
+            logit_rows: 1,
+        }
     }
 }
 
-/// Context of a session where none is asked for, and the model's is not smaller.
-const DEFAULT_CONTEXT: usize = 4096;
-/// Prompt tokens run at once where nothing else is said. More would not be faster: from here on every weight is used often enough
-/// to be computed from cache, and the scratch would grow.
-const DEFAULT_CHUNK: usize = 512;
-
-/// A model that is ready to run. Sessions borrow it; they take turns, one step at a time.
+/// A model that is ready to run. Its sessions take turns, one step at a time.
 pub struct Engine {
     path: PathBuf,
     tokenizer: Tokenizer,
     architecture: Box<dyn Architecture>,
     weights: Weights,
-    experts: ExpertStore,
     cpu: Cpu,
     rope: Rope,
-    scratch: Mutex<Scratch>,
+    workspace: Mutex<Workspace>,
     plan: MemoryPlan,
-    context: usize,
+    flash: String,
+    routing: RoutingOptions,
     kv: KvShape,
-    chunk: usize,
+}
+
+/// What one step at a time uses.
+struct Workspace {
+    scratch: Scratch,
+    experts: ExpertStore,
 }
 
 impl Engine {
     /// Opens a GGUF file (of a split model any part) and loads it.
     ///
     /// # Errors
-    /// The file is damaged or not supported, an option does not fit, or memory runs out.
+    /// The file is damaged or not supported, an option does not fit, or memory does not suffice.
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
         Engine::load(&Gguf::open(path)?, options)
     }
@@ -73,24 +93,28 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn load(gguf: &Gguf, options: &EngineOptions) -> Result<Engine, Error> {
+        // First everything that the plan measures instead of computing.
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let cpu = Cpu::new(&options.cpu)?;
         let mut loader = Loader::new(gguf);
         let architecture = architectures::load(&mut loader)?;
         let h = architecture.hyperparameters();
-        let context = match options.context {
-            None => DEFAULT_CONTEXT.min(h.context),
-            Some(wanted) if wanted > h.context => {
-                return Err(Error::ContextTooLong { wanted, model: h.context });
-            }
-            Some(wanted) => wanted,
+        let files = flash::open_files(gguf, options.flash.direct)?;
+        let wishes = Wishes {
+            budget: options.memory,
+            capacity: options.capacity.as_ref(),
+            context: options.context,
+            chunk: options.chunk,
+            kv: options.kv,
+            logit_rows: options.logit_rows,
+            block_bytes: files.block_bytes(),
         };
-        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).clamp(1, context.max(1));
-        let cpu = Cpu::new(&options.cpu)?;
-        let kv =
-            KvShape { kv_type: options.kv, context, kv_heads: h.kv_heads, key_dim: h.head_dim, value_dim: h.value_dim };
-        let sizes = ScratchSizes { chunk, kv, logit_rows: options.logit_rows.clamp(1, chunk) };
-        let plan = MemoryPlan::new(&loader, h, sizes, &cpu)?;
-        let (weights, experts) = loader.load(&cpu)?;
+        let plan = MemoryPlan::new(loader.weights.bytes() as u64, &loader.experts, h, &cpu, &wishes)?;
+
+        let Loader { weights, experts, .. } = loader;
+        let weights = weights.load(&cpu)?;
+        let (mut experts, flash) = flash::open_store(experts.layers(), files, &plan, &options.flash)?;
+        experts.preload(&cpu)?;
         let rope = Rope::new(&RopeParameters {
             dimensions: h.rope.dimensions,
             base: h.rope.base,
@@ -98,25 +122,22 @@ impl Engine {
             frequency_factors: architecture.frequency_factors().map(|id| weights.vector(id)),
             pairing: h.rope.pairing,
         })?;
-        let scratch = Scratch::new(h, sizes, rope.table(chunk), &cpu);
+        let scratch = Scratch::new(h, plan.scratch, rope.table(plan.chunk), &cpu);
         Ok(Engine {
             path: gguf.parts()[0].path().to_owned(),
             tokenizer,
             weights,
-            experts,
             rope,
-            scratch: Mutex::new(scratch),
+            workspace: Mutex::new(Workspace { scratch, experts }),
+            kv: plan.scratch.kv,
             plan,
-            context,
-            kv,
-            chunk,
+            flash,
+            routing: options.routing.clone(),
             cpu,
             architecture,
         })
     }
-}
 
-impl Engine {
     /// The model file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -142,28 +163,29 @@ impl Engine {
         &self.plan
     }
 
+    /// How experts are read, for people.
+    pub fn flash(&self) -> &str {
+        &self.flash
+    }
+
     /// Positions that a session has.
     pub fn context(&self) -> usize {
-        self.context
+        self.plan.context
     }
 
     /// Most tokens that run in one step.
     pub fn chunk(&self) -> usize {
-        self.chunk
+        self.plan.chunk
     }
 
-    /// A new session's routing state: the model's own choice, every expert cached.
-    pub(crate) fn routing(&self) -> Result<SessionRouting, Error> {
-        let shapes: Vec<LayerShape> = self
-            .experts
-            .counts()
-            .map(|count| LayerShape {
-                experts: count,
-                experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
-                capacity: count,
-            })
-            .collect();
-        Ok(SessionRouting::new(&shapes, RoutingOptions::default())?)
+    /// How sessions choose experts.
+    pub fn routing(&self) -> &RoutingOptions {
+        &self.routing
+    }
+
+    /// What has been read from flash since the engine was opened.
+    pub fn traffic(&self) -> Traffic {
+        self.lock().experts.traffic()
     }
 
     /// What a layer of a session's KV cache keeps.
@@ -171,20 +193,49 @@ impl Engine {
         self.kv
     }
 
+    /// A new session's routing state. What it has cached counts as held until [`Engine::end_routing`].
+    pub(crate) fn begin_routing(&self) -> Result<SessionRouting, Error> {
+        let layers = self.plan.experts.iter().zip(&self.plan.capacity);
+        let shapes = layers.map(|(&experts, &capacity)| LayerShape {
+            experts,
+            experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
+            capacity,
+        });
+        let routing = SessionRouting::new(&shapes.collect::<Vec<_>>(), self.routing.clone())?;
+        let mut workspace = self.lock();
+        for layer in 0..routing.layer_count() {
+            routing.cached(layer).for_each(|expert| workspace.experts.hold(MoeLayer(layer), expert));
+        }
+        Ok(routing)
+    }
+
+    /// The session's cached experts may leave.
+    pub(crate) fn end_routing(&self, routing: &SessionRouting) {
+        let mut workspace = self.lock();
+        for layer in 0..routing.layer_count() {
+            routing.cached(layer).for_each(|expert| workspace.experts.release(MoeLayer(layer), expert));
+        }
+    }
+
+    /// Looks whether the model's files are what they were; to be called when a request starts.
+    pub(crate) fn check_files(&self) -> Result<(), Error> {
+        self.lock().experts.check_files()
+    }
+
     /// Runs one step. Sessions wait for each other here.
     pub(crate) fn step(&self, request: StepRequest<'_>) -> Result<(), Error> {
-        // A panic in a step leaves nothing behind that the next one reads, so a poisoned lock is taken over.
-        let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut workspace = self.lock();
+        let Workspace { scratch, experts } = &mut *workspace;
         let StepRequest { kv, routing, tokens, first_position, phase, mut logits, last_logits } = request;
         self.rope.fill(first_position..first_position + tokens.len(), &mut scratch.rope);
         let mut step = Step {
             cpu: &self.cpu,
             hyperparameters: self.hyperparameters(),
             weights: &self.weights,
-            experts: &self.experts,
+            experts,
             kv,
             routing,
-            scratch: &mut scratch,
+            scratch,
             tokens,
             first_position,
             phase,
@@ -195,6 +246,11 @@ impl Engine {
             last_logits.copy_from_slice(&scratch.logits[..last_logits.len()]);
         }
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Workspace> {
+        // A panic in a step leaves nothing behind that the next one reads, so a poisoned lock is taken over.
+        self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

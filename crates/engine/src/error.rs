@@ -108,6 +108,48 @@ pub enum Error {
         /// The layer, or the number of layers for the head.
         layer: usize,
     },
+    /// Experts cannot be read from flash.
+    #[error(transparent)]
+    Flash(#[from] moce_flash::Error),
+    /// The model does not fit the memory it was given.
+    #[error(
+        "a budget of {} is too small: this model needs at least {} ({} of it are weights that every token uses, at a context of {context}); \
+         raise --memory or lower --ctx",
+        mib(*budget), mib(*smallest), mib(*dense)
+    )]
+    Budget {
+        /// Bytes that there are.
+        budget: u64,
+        /// Bytes that would do.
+        smallest: u64,
+        /// Bytes of dense weights.
+        dense: u64,
+        /// Context that was reckoned with.
+        context: usize,
+    },
+    /// A capacity for each layer was given, but not for as many layers as the model has.
+    #[error("capacities for {given} layers were given; the model has {layers} layers with experts")]
+    CapacityLayers {
+        /// Numbers given.
+        given: usize,
+        /// MoE layers.
+        layers: usize,
+    },
+    /// A capacity that a layer cannot have.
+    #[error("layer {layer}: {wanted} experts cannot be cached; give 0, or {least} (a token's experts) to {most} (all)")]
+    CapacityRange {
+        /// The MoE layer.
+        layer: usize,
+        /// What was asked for.
+        wanted: usize,
+        /// Experts a token.
+        least: usize,
+        /// Experts of the layer.
+        most: usize,
+    },
+    /// An earlier step of this session failed half-way.
+    #[error("an earlier step of this session failed; clear the session and give the whole text again")]
+    SessionFailed,
     /// A step without tokens.
     #[error("no tokens to run; give a prompt")]
     Empty,
@@ -143,6 +185,11 @@ impl Error {
             hint: hint.to_owned(),
         }
     }
+}
+
+/// A size for messages.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 /// The first file of a model.

@@ -1,7 +1,8 @@
 //! Generation: prompt in, text out piece by piece, until something ends it.
 
 use crate::tokenizer::Decoder;
-use crate::{Error, Sampler, Session};
+use crate::{Error, Sampler, Session, Traffic};
+use moce_routing::{Counts, Phase};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -45,16 +46,20 @@ impl StopReason {
     }
 }
 
-/// Tokens run and the time that took.
+/// Tokens run, the time that took, and what their experts cost.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Phase {
+pub struct PhaseReport {
     /// Tokens run through the model.
     pub tokens: usize,
     /// Wall time, sampling included.
     pub time: Duration,
+    /// Choices and misses of the session's logical cache.
+    pub counts: Counts,
+    /// What was read from flash, for this session or another that ran meanwhile.
+    pub traffic: Traffic,
 }
 
-impl Phase {
+impl PhaseReport {
     /// Tokens per second; 0 where nothing ran.
     pub fn tokens_per_second(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.tokens as f64 / self.time.as_secs_f64() }
@@ -71,9 +76,9 @@ pub struct Generation {
     /// Why it ended.
     pub stop_reason: StopReason,
     /// The prompt.
-    pub prompt: Phase,
+    pub prompt: PhaseReport,
     /// The tokens after it. The first one comes from the prompt's logits, so one token less than generated is run.
-    pub generation: Phase,
+    pub generation: PhaseReport,
 }
 
 /// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, whole characters at a time,
@@ -89,12 +94,11 @@ pub fn generate(
     receive: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, Error> {
     let engine = session.engine().clone();
-    let started = Instant::now();
+    let before = Meter::read(session);
     session.prompt(prompt)?;
     prompt.iter().for_each(|&token| sampler.accept(token));
-    let prompt_time = started.elapsed();
+    let between = Meter::read(session);
 
-    let started = Instant::now();
     let mut decoder = engine.tokenizer().decoder();
     let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
     let mut token_ids = Vec::new();
@@ -130,9 +134,36 @@ pub fn generate(
         text: output.text,
         token_ids,
         stop_reason,
-        prompt: Phase { tokens: prompt.len(), time: prompt_time },
-        generation: Phase { tokens: run, time: started.elapsed() },
+        prompt: between.since(&before, Phase::Prompt, prompt.len()),
+        generation: Meter::read(session).since(&between, Phase::Generation, run),
     })
+}
+
+/// Time and counters at one moment.
+struct Meter {
+    time: Instant,
+    prompt: Counts,
+    generation: Counts,
+    traffic: Traffic,
+}
+
+impl Meter {
+    fn read(session: &Session) -> Meter {
+        Meter {
+            time: Instant::now(),
+            prompt: session.routing().total(Phase::Prompt),
+            generation: session.routing().total(Phase::Generation),
+            traffic: session.engine().traffic(),
+        }
+    }
+
+    fn since(&self, earlier: &Meter, phase: Phase, tokens: usize) -> PhaseReport {
+        let counts = match phase {
+            Phase::Prompt => self.prompt - earlier.prompt,
+            Phase::Generation => self.generation - earlier.generation,
+        };
+        PhaseReport { tokens, time: self.time - earlier.time, counts, traffic: self.traffic - earlier.traffic }
+    }
 }
 
 /// Sends what was held back, unless the text was cut or is no longer wanted.

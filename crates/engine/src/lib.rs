@@ -32,9 +32,12 @@
 #![forbid(unsafe_code)]
 
 mod architectures;
+mod budget;
+mod capacity;
 mod engine;
 mod error;
 mod experts;
+mod flash;
 mod generate;
 mod hyperparameters;
 mod layers;
@@ -44,16 +47,23 @@ mod sampler;
 mod scratch;
 mod session;
 mod step;
+mod telemetry;
 pub mod tokenizer;
 mod weights;
 
+pub use budget::Budget;
+pub use capacity::Capacity;
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
-pub use generate::{GenerateOptions, Generation, Phase, StopReason, generate};
+pub use flash::FlashOptions;
+pub use generate::{GenerateOptions, Generation, PhaseReport, StopReason, generate};
 pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
 pub use plan::MemoryPlan;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;
+pub use telemetry::Traffic;
 pub use tokenizer::Tokenizer;
 
+pub use moce_flash::{Backend, Direct};
 pub use moce_kernels::{CpuOptions, Isa, KvType};
+pub use moce_routing as routing;

@@ -2,11 +2,9 @@
 //!
 //! After the first phase every size is known and no tensor data has been touched: the memory plan and `inspect` stop there.
 
-use crate::Error;
-use crate::experts::{ExpertCatalogue, ExpertStore};
-use crate::weights::{WeightPlan, Weights};
+use crate::experts::ExpertCatalogue;
+use crate::weights::WeightPlan;
 use moce_gguf::Gguf;
-use moce_kernels::Cpu;
 
 /// What an architecture declares its tensors to.
 pub(crate) struct Loader<'g> {
@@ -25,10 +23,5 @@ impl<'g> Loader<'g> {
     /// The file's directory.
     pub(crate) fn gguf(&self) -> &'g Gguf {
         self.gguf
-    }
-
-    /// Reads everything that was declared.
-    pub(crate) fn load(self, cpu: &Cpu) -> Result<(Weights, ExpertStore), Error> {
-        Ok((self.weights.load(cpu)?, self.experts.load(cpu)?))
     }
 }

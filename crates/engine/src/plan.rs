@@ -1,41 +1,285 @@
-//! The memory plan: what an engine and one session need, by part, before anything is read.
+//! The memory plan: what an engine with one session needs, by part, before anything is read. One function computes it for the
+//! loader, the start line and every refusal.
 
-use crate::load::Loader;
+use crate::budget::{self, Budget};
+use crate::experts::{ExpertCatalogue, StoreOptions};
 use crate::scratch::ScratchSizes;
-use crate::{Error, Hyperparameters};
-use moce_kernels::Cpu;
+use crate::{Capacity, Error, Hyperparameters};
+use moce_flash::Arena;
+use moce_kernels::{Cpu, KvShape, KvType};
 
-/// Bytes by what they are for. The program itself and the tokenizer come on top.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Context of a session where none is asked for, and the model's is not smaller.
+const DEFAULT_CONTEXT: usize = 4096;
+/// What the context is lowered to before few experts are left cached, where none is asked for.
+const SMALL_CONTEXT: usize = 1024;
+/// Most prompt tokens run at once where nothing else is said. More would not be faster: from here on every weight is used often
+/// enough to be computed from cache, and the scratch would grow.
+const DEFAULT_CHUNK: usize = 512;
+/// Share of the budget that the scratch of an automatic chunk may take.
+const SCRATCH_SHARE: u64 = 16;
+/// Smallest automatic chunk.
+const LEAST_CHUNK: usize = 16;
+/// Staging slots: enough for flash to be busy while one expert is computed.
+const STAGING_SLOTS: usize = 4;
+/// Staging slots where memory is short: one being computed, one being read.
+const LEAST_STAGING_SLOTS: usize = 2;
+/// Program pages, thread stacks and small allocations that come after the measurement at start.
+const PROGRAM_GROWTH_BYTES: u64 = 12 << 20;
+
+/// What is asked of a plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Wishes<'a> {
+    pub(crate) budget: Budget,
+    pub(crate) capacity: Option<&'a Capacity>,
+    pub(crate) context: Option<usize>,
+    pub(crate) chunk: Option<usize>,
+    pub(crate) kv: KvType,
+    pub(crate) logit_rows: usize,
+    pub(crate) block_bytes: usize,
+}
+
+/// Memory by what it is for, in bytes, and the sizes that follow from it.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MemoryPlan {
+    /// What everything has to fit into; `None` if nothing limits it.
+    pub budget_bytes: Option<u64>,
+    /// Program and tokenizer, measured.
+    pub program_bytes: u64,
     /// Weights that every token uses.
     pub dense_bytes: u64,
-    /// Routed experts, all of them.
-    pub expert_bytes: u64,
     /// Keys and values of one session.
     pub kv_bytes: u64,
     /// Buffers of a step.
     pub scratch_bytes: u64,
+    /// Slots that experts pass through.
+    pub staging_bytes: u64,
+    /// Slots of the experts that stay.
+    pub slot_bytes: u64,
+    /// Positions of a session.
+    pub context: usize,
+    /// Tokens of a prompt chunk.
+    pub chunk: usize,
+    /// Experts that fit in memory, by MoE layer.
+    pub resident: Vec<usize>,
+    /// Experts logically cached, by MoE layer.
+    pub capacity: Vec<usize>,
+    /// Experts that there are, by MoE layer.
+    pub experts: Vec<usize>,
+    /// Staging slots.
+    pub(crate) staging: usize,
+    pub(crate) scratch: ScratchSizes,
 }
 
 impl MemoryPlan {
+    /// The sum of all parts.
+    pub fn total_bytes(&self) -> u64 {
+        self.program_bytes
+            + self.dense_bytes
+            + self.kv_bytes
+            + self.scratch_bytes
+            + self.staging_bytes
+            + self.slot_bytes
+    }
+
+    /// Whether some experts have to be read from flash while running.
+    pub fn streams(&self) -> bool {
+        self.resident.iter().zip(&self.experts).any(|(resident, experts)| resident < experts)
+    }
+
     pub(crate) fn new(
-        loader: &Loader<'_>,
+        dense_bytes: u64,
+        catalogue: &ExpertCatalogue<'_>,
         h: &Hyperparameters,
-        sizes: ScratchSizes,
         cpu: &Cpu,
+        wishes: &Wishes<'_>,
     ) -> Result<MemoryPlan, Error> {
+        let planner = Planner {
+            dense_bytes,
+            catalogue,
+            h,
+            cpu,
+            wishes,
+            program_bytes: budget::resident_bytes() + PROGRAM_GROWTH_BYTES,
+        };
+        planner.plan()
+    }
+}
+
+/// The inputs of a plan.
+struct Planner<'a> {
+    dense_bytes: u64,
+    catalogue: &'a ExpertCatalogue<'a>,
+    h: &'a Hyperparameters,
+    cpu: &'a Cpu,
+    wishes: &'a Wishes<'a>,
+    program_bytes: u64,
+}
+
+impl Planner<'_> {
+    fn plan(&self) -> Result<MemoryPlan, Error> {
+        let logical =
+            self.wishes.capacity.map(|capacity| capacity.resolve(&self.counts(), self.per_token())).transpose()?;
+        let limit = match self.wishes.budget {
+            Budget::All => None,
+            Budget::Bytes(bytes) => Some(bytes),
+            Budget::Auto => Some(budget::available_bytes()),
+        };
+        let contexts = self.contexts()?;
+        let everything = self.with_slots(contexts[0], limit, &self.counts(), 0)?;
+        if limit.is_none_or(|limit| everything.total_bytes() <= limit) {
+            // `--capacity` under a budget that would hold more: the slots are what the capacity says, unless all are wanted.
+            return match (logical, self.wishes.budget) {
+                (Some(logical), Budget::Auto) => self.with_capacity(contexts[0], limit, logical),
+                (Some(logical), _) => Ok(MemoryPlan { capacity: logical, ..everything }),
+                (None, _) => Ok(everything),
+            };
+        }
+        let limit = limit.expect("without a limit everything fits");
+        if let Some(logical) = logical {
+            let plan = self.with_capacity(contexts[contexts.len() - 1], Some(limit), logical)?;
+            return if plan.total_bytes() <= limit { Ok(plan) } else { Err(self.too_little(limit)) };
+        }
+        let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
+        let mut best = None;
+        for &context in &contexts {
+            let plan = [STAGING_SLOTS, LEAST_STAGING_SLOTS]
+                .into_iter()
+                .find_map(|staging| self.fit(context, limit, staging).transpose());
+            if let Some(plan) = plan.transpose()? {
+                let is_enough = plan.resident.iter().zip(&enough).all(|(resident, enough)| resident >= enough);
+                best = Some(plan);
+                if is_enough {
+                    break;
+                }
+            }
+        }
+        best.ok_or_else(|| self.too_little(limit))
+    }
+
+    /// Context lengths to try, the wanted one first.
+    fn contexts(&self) -> Result<Vec<usize>, Error> {
+        let model = self.h.context;
+        match self.wishes.context {
+            Some(wanted) if wanted > model => Err(Error::ContextTooLong { wanted, model }),
+            Some(wanted) => Ok(vec![wanted]),
+            None if model > SMALL_CONTEXT => Ok(vec![DEFAULT_CONTEXT.min(model), SMALL_CONTEXT]),
+            None => Ok(vec![model]),
+        }
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.catalogue.layers().iter().map(|layer| layer.count).collect()
+    }
+
+    fn per_token(&self) -> usize {
+        self.h.experts.map_or(0, |experts| experts.per_token)
+    }
+
+    /// As many slots as fit under the limit: the same number in every layer, and one more in the first ones; where not even K fit
+    /// everywhere, K in the first layers and none in the last. `None` if nothing fits.
+    fn fit(&self, context: usize, limit: u64, staging: usize) -> Result<Option<MemoryPlan>, Error> {
+        let counts = self.counts();
+        let none = vec![0; counts.len()];
+        let base = self.with_slots(context, Some(limit), &none, staging)?;
+        let Some(mut left) = limit.checked_sub(base.total_bytes()) else { return Ok(None) };
+        let bytes: Vec<u64> =
+            self.catalogue.layers().iter().map(|layer| layer.slot_bytes(self.wishes.block_bytes) as u64).collect();
+        let each = left.checked_div(bytes.iter().sum()).unwrap_or(0) as usize;
+        let mut slots = none;
+        let mut add = |layer: usize, wanted: usize, left: &mut u64| {
+            let wanted = wanted.min(counts[layer]);
+            let extra = (wanted - slots[layer].min(wanted)) as u64 * bytes[layer];
+            if extra <= *left {
+                *left -= extra;
+                slots[layer] = slots[layer].max(wanted);
+            }
+        };
+        let uniform = if each >= self.per_token() { each } else { self.per_token() };
+        for layer in 0..counts.len() {
+            add(layer, uniform, &mut left);
+        }
+        if each >= self.per_token() {
+            for layer in 0..counts.len() {
+                add(layer, uniform + 1, &mut left);
+            }
+        }
+        self.with_slots(context, Some(limit), &slots, staging).map(Some)
+    }
+
+    fn with_capacity(&self, context: usize, limit: Option<u64>, capacity: Vec<usize>) -> Result<MemoryPlan, Error> {
+        self.with_slots(context, limit, &capacity, STAGING_SLOTS)
+    }
+
+    /// The plan with these slots; the logical capacity is the same.
+    fn with_slots(
+        &self,
+        context: usize,
+        limit: Option<u64>,
+        slots: &[usize],
+        staging: usize,
+    ) -> Result<MemoryPlan, Error> {
+        let streams = slots.iter().zip(self.counts()).any(|(&slots, count)| slots < count);
+        let staging = if streams { staging } else { 0 };
+        let kv = self.kv(context);
+        let chunk = self.chunk(context, limit);
+        let options =
+            StoreOptions { layers: self.catalogue.layers(), slots, staging, block_bytes: self.wishes.block_bytes };
+        let classes = options.classes();
+        let (layers, staging_class) = classes.split_at(classes.len() - 1);
         Ok(MemoryPlan {
-            dense_bytes: loader.weights.bytes() as u64,
-            expert_bytes: loader.experts.bytes() as u64,
-            kv_bytes: sizes.kv.bytes(h.layers)? as u64,
-            scratch_bytes: sizes.bytes(h, cpu) as u64,
+            budget_bytes: limit,
+            program_bytes: self.program_bytes,
+            dense_bytes: self.dense_bytes,
+            kv_bytes: kv.bytes(self.h.layers)? as u64,
+            scratch_bytes: self.scratch(context, chunk).bytes(self.h, self.cpu) as u64,
+            staging_bytes: Arena::bytes_for(staging_class) as u64,
+            slot_bytes: Arena::bytes_for(layers) as u64,
+            context,
+            chunk,
+            resident: slots.to_vec(),
+            capacity: slots.to_vec(),
+            experts: self.counts(),
+            staging,
+            scratch: self.scratch(context, chunk),
         })
     }
 
-    /// The sum of all parts.
-    pub fn total_bytes(&self) -> u64 {
-        self.dense_bytes + self.expert_bytes + self.kv_bytes + self.scratch_bytes
+    fn kv(&self, context: usize) -> KvShape {
+        let h = self.h;
+        KvShape { kv_type: self.wishes.kv, context, kv_heads: h.kv_heads, key_dim: h.head_dim, value_dim: h.value_dim }
+    }
+
+    fn scratch(&self, context: usize, chunk: usize) -> ScratchSizes {
+        ScratchSizes { chunk, kv: self.kv(context), logit_rows: self.wishes.logit_rows.clamp(1, chunk) }
+    }
+
+    /// The chunk asked for, or the largest power of two below the default whose scratch is a small share of the budget.
+    fn chunk(&self, context: usize, limit: Option<u64>) -> usize {
+        if let Some(chunk) = self.wishes.chunk {
+            return chunk.clamp(1, context);
+        }
+        let mut chunk = DEFAULT_CHUNK.min(context);
+        let share = limit.map_or(u64::MAX, |limit| limit / SCRATCH_SHARE);
+        while chunk > LEAST_CHUNK && self.scratch(context, chunk).bytes(self.h, self.cpu) as u64 > share {
+            chunk /= 2;
+        }
+        chunk
+    }
+
+    fn too_little(&self, budget: u64) -> Error {
+        let context = self.contexts().map_or(SMALL_CONTEXT, |contexts| contexts[contexts.len() - 1]);
+        let none = vec![0; self.counts().len()];
+        let slots = match self.wishes.capacity.map(|capacity| capacity.resolve(&self.counts(), self.per_token())) {
+            Some(Ok(capacity)) => capacity,
+            _ => none,
+        };
+        let smallest = self.with_slots(context, None, &slots, LEAST_STAGING_SLOTS).map_or(0, |mut plan| {
+            // Chunks shrink with the budget, so the smallest budget is reckoned with the smallest chunk.
+            let chunk = self.wishes.chunk.unwrap_or(LEAST_CHUNK).clamp(1, context);
+            plan.scratch_bytes = self.scratch(context, chunk).bytes(self.h, self.cpu) as u64;
+            plan.total_bytes()
+        });
+        Error::Budget { budget, smallest, dense: self.dense_bytes, context }
     }
 }

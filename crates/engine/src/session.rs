@@ -13,6 +13,8 @@ pub struct Session {
     kv: KvCache,
     routing: SessionRouting,
     position: usize,
+    /// Whether a step failed half-way, so that routing state and position no longer agree.
+    failed: bool,
     logits: Vec<f32>,
 }
 
@@ -25,8 +27,9 @@ impl Session {
         let h = engine.hyperparameters();
         Ok(Session {
             kv: KvCache::new(engine.kv_shape(), h.layers)?,
-            routing: engine.routing()?,
+            routing: engine.begin_routing()?,
             position: 0,
+            failed: false,
             logits: vec![0.0; h.vocabulary],
             engine: Arc::clone(engine),
         })
@@ -52,23 +55,31 @@ impl Session {
         &self.logits
     }
 
+    /// Which experts were chosen and cached so far.
+    pub fn routing(&self) -> &SessionRouting {
+        &self.routing
+    }
+
     /// Forgets everything: the next token is the first of a text.
     ///
     /// # Errors
     /// The routing state cannot be made anew.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.position = 0;
-        self.routing = self.engine.routing()?;
+        self.engine.end_routing(&self.routing);
+        self.routing = self.engine.begin_routing()?;
+        self.failed = false;
         Ok(())
     }
 
     /// Runs prompt tokens, in chunks, and leaves the logits of the last.
     ///
     /// # Errors
-    /// There are no tokens, one is outside the vocabulary, they do not fit the context, or the step fails. After an error the session
-    /// stands where it stood before the chunk that failed.
+    /// There are no tokens, one is outside the vocabulary, they do not fit the context, or a step fails. After a failed step the session
+    /// takes no tokens until it is cleared.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens)?;
+        self.engine.check_files()?;
         let chunk = self.engine.chunk();
         let count = tokens.len().div_ceil(chunk);
         for (index, tokens) in tokens.chunks(chunk).enumerate() {
@@ -102,6 +113,9 @@ impl Session {
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::SessionFailed);
+        }
         if tokens.is_empty() {
             return Err(Error::Empty);
         }
@@ -116,6 +130,7 @@ impl Session {
     }
 
     fn step(&mut self, tokens: &[u32], phase: Phase, mut logits: LogitsWanted<'_>) -> Result<(), Error> {
+        self.failed = true;
         self.engine.step(StepRequest {
             kv: &mut self.kv,
             routing: &mut self.routing,
@@ -131,6 +146,13 @@ impl Session {
             return Err(Error::NonFinite { layer: self.engine.hyperparameters().layers });
         }
         self.position += tokens.len();
+        self.failed = false;
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.end_routing(&self.routing);
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Step<'a> {
     pub(crate) cpu: &'a Cpu,
     pub(crate) hyperparameters: &'a Hyperparameters,
     pub(crate) weights: &'a Weights,
-    pub(crate) experts: &'a ExpertStore,
+    pub(crate) experts: &'a mut ExpertStore,
     pub(crate) kv: &'a mut KvCache,
     pub(crate) routing: &'a mut SessionRouting,
     pub(crate) scratch: &'a mut Scratch,

@@ -3,7 +3,7 @@
 //!
 //! Plain sums of integers, so that phases, layers and shards can be added in any order.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Sub};
 
 /// Counts of one layer, or of several added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +40,24 @@ impl Counts {
     /// Share of the model's strongest choices that ran; 0 without tokens.
     pub fn top_kept(&self) -> f64 {
         ratio(self.strongest_kept, self.strongest)
+    }
+}
+
+impl Sub for Counts {
+    type Output = Counts;
+
+    /// What came after `earlier`.
+    fn sub(self, earlier: Counts) -> Counts {
+        Counts {
+            tokens: self.tokens - earlier.tokens,
+            own_selections: self.own_selections - earlier.own_selections,
+            selections: self.selections - earlier.selections,
+            hits: self.hits - earlier.hits,
+            misses: self.misses - earlier.misses,
+            changed: self.changed - earlier.changed,
+            strongest: self.strongest - earlier.strongest,
+            strongest_kept: self.strongest_kept - earlier.strongest_kept,
+        }
     }
 }
 

@@ -47,8 +47,9 @@ fn start_line(engine: &Engine) -> String {
     };
     let stem = engine.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = stem.split_once("-00001-of-").map_or(stem.as_str(), |(name, _)| name);
+    let mode = if engine.plan().streams() { streaming(engine) } else { "everything resident".to_owned() };
     format!(
-        "moce {} | {name}: {}, {} layers, {network} | {}, {} threads | everything resident, {} planned, context {}",
+        "moce {} | {name}: {}, {} layers, {network} | {}, {} threads | {mode}, {} planned, context {}",
         env!("CARGO_PKG_VERSION"),
         h.architecture,
         h.layers,
@@ -57,4 +58,19 @@ fn start_line(engine: &Engine) -> String {
         report::size(engine.plan().total_bytes()),
         engine.context(),
     )
+}
+
+/// How many experts stay in memory, and how the others are read.
+fn streaming(engine: &Engine) -> String {
+    let plan = engine.plan();
+    let (least, most) = (plan.resident.iter().min(), plan.resident.iter().max());
+    let experts = plan.experts.iter().max().copied().unwrap_or(0);
+    match (least, most) {
+        (Some(least), Some(most)) if least != most => {
+            format!("streaming: {least} to {most} of {experts} experts cached a layer, {}", engine.flash())
+        }
+        (_, most) => {
+            format!("streaming: {} of {experts} experts cached a layer, {}", most.unwrap_or(&0), engine.flash())
+        }
+    }
 }

@@ -3,11 +3,10 @@
 use super::open_engine;
 use crate::arguments::{Global, Run};
 use crate::{interrupt, prompt, report};
-use moce_engine::{Engine, GenerateOptions, Generation, Phase, Sampler, Session, generate};
+use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
@@ -41,7 +40,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     writeln!(output)?;
     output.flush()?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&summary_line(&generation, seed)));
+        eprintln!("{}", report::dim(&summary_line(&generation, seed, engine.plan().streams())));
     }
     Ok(())
 }
@@ -65,9 +64,18 @@ fn seed_from_clock() -> u64 {
     (now.as_nanos() as u64 ^ u64::from(std::process::id()) << 20) & 0xFFFF_FFFF
 }
 
-fn summary_line(generation: &Generation, seed: u64) -> String {
-    let rate = |phase: &Phase| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
+fn summary_line(generation: &Generation, seed: u64, streams: bool) -> String {
+    let rate = |phase: &PhaseReport| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
     let mut line = format!("prompt: {} | generation: {}", rate(&generation.prompt), rate(&generation.generation));
+    if streams {
+        let tokens = generation.generation.tokens.max(1) as u64;
+        line += &format!(
+            " | hits: {:.1} % | flash: {} a token, {:.0} % of the time waiting",
+            100.0 * (1.0 - generation.generation.counts.miss_rate()),
+            report::size(generation.generation.traffic.flash_bytes / tokens),
+            100.0 * generation.generation.traffic.waited.as_secs_f64() / generation.generation.time.as_secs_f64(),
+        );
+    }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));
     }
@@ -90,10 +98,16 @@ struct Summary<'a> {
     version: &'static str,
     model: String,
     isa: &'static str,
+    io: &'a str,
     threads: usize,
     ctx: usize,
+    memory_budget_bytes: Option<u64>,
     memory_plan_bytes: u64,
     peak_memory_bytes: Option<u64>,
+    capacity: &'a [usize],
+    resident_capacity: &'a [usize],
+    routing: String,
+    eviction: String,
     seed: u64,
     text: &'a str,
     token_ids: &'a [u32],
@@ -107,28 +121,50 @@ struct PhaseSummary {
     tokens: usize,
     seconds: f64,
     tokens_per_second: f64,
+    hits: u64,
+    misses: u64,
+    miss_rate: f64,
+    misses_per_token: f64,
+    flash_bytes: u64,
+    fetches: u64,
+    wait_seconds: f64,
+    compute_seconds: f64,
 }
 
 impl PhaseSummary {
-    fn new(phase: &Phase) -> PhaseSummary {
+    fn new(phase: &PhaseReport) -> PhaseSummary {
         PhaseSummary {
             tokens: phase.tokens,
             seconds: phase.time.as_secs_f64(),
             tokens_per_second: phase.tokens_per_second(),
+            hits: phase.counts.hits,
+            misses: phase.counts.misses,
+            miss_rate: phase.counts.miss_rate(),
+            misses_per_token: phase.counts.misses as f64 / phase.tokens.max(1) as f64,
+            flash_bytes: phase.traffic.flash_bytes,
+            fetches: phase.traffic.fetches,
+            wait_seconds: phase.traffic.waited.as_secs_f64(),
+            compute_seconds: (phase.time - phase.traffic.waited).as_secs_f64(),
         }
     }
 }
 
 impl<'a> Summary<'a> {
-    fn new(engine: &Arc<Engine>, generation: &'a Generation, seed: u64) -> Summary<'a> {
+    fn new(engine: &'a Engine, generation: &'a Generation, seed: u64) -> Summary<'a> {
         Summary {
             version: env!("CARGO_PKG_VERSION"),
             model: engine.path().display().to_string(),
             isa: engine.cpu().isa().name(),
+            io: engine.flash(),
             threads: engine.cpu().threads(),
             ctx: engine.context(),
+            memory_budget_bytes: engine.plan().budget_bytes,
             memory_plan_bytes: engine.plan().total_bytes(),
             peak_memory_bytes: report::peak_memory(),
+            capacity: &engine.plan().capacity,
+            resident_capacity: &engine.plan().resident,
+            routing: engine.routing().policy.to_string(),
+            eviction: engine.routing().eviction.to_string(),
             seed,
             text: &generation.text,
             token_ids: &generation.token_ids,

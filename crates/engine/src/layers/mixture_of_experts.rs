@@ -4,7 +4,7 @@
 //! tokens that chose it, in one product; at last each token's sum in ascending id (NUMBERS.md), whatever the order of computing.
 
 use super::times;
-use crate::experts::MoeLayer;
+use crate::experts::{ExpertStore, Group, MoeLayer, PinnedExpert, Projection};
 use crate::hyperparameters::ExpertShape;
 use crate::load::Loader;
 use crate::scratch::{ExpertScratch, Scratch};
@@ -65,10 +65,27 @@ impl MixtureOfExperts {
     pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize) -> Result<(), Error> {
         step.quantize_normed(layer)?;
         self.choose(step)?;
-        self.compute_experts(step, layer)?;
-        let tokens = step.tokens.len();
+        step.experts.begin(self.experts, &step.scratch.experts.active)?;
+        // The shared expert is computed with the first group if that is resident, else alone, while flash works.
+        let mut shared = self.shared.as_ref();
+        while let Some(group) = step.experts.next_group(self.experts, EXPERTS_AT_ONCE) {
+            if shared.is_some() && !step.experts.is_resident(&group) {
+                self.compute(step, layer, shared.take(), 0..0)?;
+            }
+            self.compute(step, layer, shared.take(), group.clone())?;
+            step.experts.finish_group(self.experts, group)?;
+        }
+        if shared.is_some() {
+            self.compute(step, layer, shared, 0..0)?;
+        }
+        self.combine(step);
+        Ok(())
+    }
+
+    /// Adds the experts' outputs to the residual stream, each token's in ascending id.
+    fn combine(&self, step: &mut Step<'_>) {
+        let (tokens, hidden) = (step.tokens.len(), step.hyperparameters.hidden);
         let Step { cpu, scratch, .. } = step;
-        let hidden = step.hyperparameters.hidden;
         let moe = &scratch.experts;
         let shared = self.shared.as_ref().map(|shared| moce_kernels::SharedExpert {
             outputs: &scratch.projected[..tokens * hidden],
@@ -77,14 +94,13 @@ impl MixtureOfExperts {
         let chosen = &moe.chosen[..tokens * self.shape.per_token];
         let sum = ExpertSum { chosen, outputs: &moe.output[..chosen.len() * hidden], shared };
         cpu.combine_experts(&mut scratch.x[..tokens * hidden], hidden, &sum);
-        Ok(())
     }
 
     /// Scores, selection and weights of every token; then the tokens sorted by expert.
     fn choose(&self, step: &mut Step<'_>) -> Result<(), Error> {
         let ExpertShape { count, per_token, renormalise, weight_scale, .. } = self.shape;
         let tokens = step.tokens.len();
-        let Step { cpu, weights, scratch, routing, phase, .. } = step;
+        let Step { cpu, weights, experts, scratch, routing, phase, .. } = step;
         let moe = &mut scratch.experts;
         let scores = &mut moe.scores[..tokens * count];
         let router = weights.matrix(self.router);
@@ -93,6 +109,12 @@ impl MixtureOfExperts {
         moe.first_row.fill(0);
         for (token, scores) in scores.chunks_exact_mut(count).enumerate() {
             routing.route(self.experts.0, &*scores, *phase, &mut moe.selection)?;
+            for expert in moe.selection.misses().filter(|&expert| routing.is_cached(self.experts.0, expert)) {
+                experts.hold(self.experts, expert);
+            }
+            for &expert in moe.selection.evicted() {
+                experts.release(self.experts, expert);
+            }
             cpu.softmax(scores); // p, over all experts
             let ids = moe.selection.ascending();
             let sum = if renormalise { ids.iter().fold(0.0, |sum, &id| sum + scores[id as usize]) } else { 1.0 };
@@ -124,68 +146,91 @@ impl MixtureOfExperts {
         Ok(())
     }
 
-    /// The outputs of every chosen expert, sorted by expert, and of the shared one.
-    fn compute_experts(&self, step: &mut Step<'_>, layer: usize) -> Result<(), Error> {
+    /// The outputs of a group of experts, and of the shared one if it is given: gate and up projection, SwiGLU, down projection.
+    fn compute(
+        &self,
+        step: &mut Step<'_>,
+        layer: usize,
+        shared: Option<&SharedExpert>,
+        group: Group,
+    ) -> Result<(), Error> {
         let (tokens, hidden) = (step.tokens.len(), step.hyperparameters.hidden);
         let (width, shared_width) = (self.shape.feed_forward, self.shape.shared_feed_forward);
         let Step { cpu, weights, experts, scratch, .. } = step;
         let Scratch { normed, gate: shared_gate, up: shared_up, inner: shared_inner, projected, experts: moe, .. } =
             &mut **scratch;
-        let ExpertScratch { gate, up, inner, output, shared_scale, .. } = moe;
-        let (first_row, token_of_row) = (&moe.first_row, &moe.token_of_row);
+        let ExpertScratch { gate, up, inner, output, shared_scale, first_row, token_of_row, .. } = moe;
         let rows_of = |expert: u32| first_row[expert as usize] as usize..first_row[expert as usize + 1] as usize;
-        let rows = first_row[self.shape.count] as usize;
-        let expert = |id: u32| experts.expert(self.experts, id as usize);
+        let rows: usize = experts.ids(&group).iter().map(|&expert| rows_of(expert).len()).sum();
 
+        experts.wait(self.experts, &group, Projection::Up)?;
+        let gate_and_up = [Projection::Gate, Projection::Up];
+        experts.put_in_order(self.experts, &group, &gate_and_up, cpu, |expert| rows_of(expert).len())?;
         let (gate, up) = (&mut gate[..rows * width], &mut up[..rows * width]);
-        let (shared_gate, shared_up) =
-            (&mut shared_gate[..tokens * shared_width], &mut shared_up[..tokens * shared_width]);
+        let shared_gate = &mut shared_gate[..tokens * shared_width];
+        let shared_up = &mut shared_up[..tokens * shared_width];
         let shared_scale = &mut shared_scale[..tokens];
-        let mut products = ArrayVec::<Product<'_>, { 2 * EXPERTS_AT_ONCE + 3 }>::new();
-        if let Some(shared) = &self.shared {
-            products.push(times(weights.matrix(shared.gate), normed, shared_gate));
-            products.push(times(weights.matrix(shared.up), normed, shared_up));
-            if let Some(scale) = shared.scale {
-                products.push(times(weights.row(scale), normed, shared_scale));
+        {
+            let pinned = pin_all(experts, self.experts, &group)?;
+            let mut products = ArrayVec::<Product<'_>, { 2 * EXPERTS_AT_ONCE + 3 }>::new();
+            if let Some(shared) = shared {
+                products.push(times(weights.matrix(shared.gate), normed, shared_gate));
+                products.push(times(weights.matrix(shared.up), normed, shared_up));
+                if let Some(scale) = shared.scale {
+                    products.push(times(weights.row(scale), normed, shared_scale));
+                }
             }
-        }
-        let (mut gate_rest, mut up_rest) = (&mut *gate, &mut *up);
-        for batch in moe.active.chunks(EXPERTS_AT_ONCE) {
-            for &id in batch {
+            let (mut gate, mut up) = (&mut *gate, &mut *up);
+            for (expert, &id) in pinned.iter().zip(experts.ids(&group)) {
                 let gather = &token_of_row[rows_of(id)];
                 let product =
                     |weights, output| Product { weights, input: normed, input_rows: Rows::Gather(gather), output };
-                products.push(product(expert(id).gate, split_off(&mut gate_rest, gather.len() * width)));
-                products.push(product(expert(id).up, split_off(&mut up_rest, gather.len() * width)));
+                products.push(product(expert.matrix(Projection::Gate), split_off(&mut gate, gather.len() * width)));
+                products.push(product(expert.matrix(Projection::Up), split_off(&mut up, gather.len() * width)));
             }
             cpu.multiply(&mut products);
-            products.clear();
         }
-        drop(products);
 
         cpu.swiglu(gate, up, inner.begin(rows, width));
         quantize(cpu, inner, layer)?;
-        let mut products = ArrayVec::<Product<'_>, { EXPERTS_AT_ONCE + 1 }>::new();
-        if let Some(shared) = &self.shared {
-            cpu.sigmoid(shared_scale);
+        if let Some(shared) = shared {
+            if shared.scale.is_some() {
+                cpu.sigmoid(shared_scale);
+            }
             cpu.swiglu(shared_gate, shared_up, shared_inner.begin(tokens, shared_width));
             quantize(cpu, shared_inner, layer)?;
+        }
+        experts.wait(self.experts, &group, Projection::Down)?;
+        experts.put_in_order(self.experts, &group, &[Projection::Down], cpu, |expert| rows_of(expert).len())?;
+        let pinned = pin_all(experts, self.experts, &group)?;
+        let mut products = ArrayVec::<Product<'_>, { EXPERTS_AT_ONCE + 1 }>::new();
+        if let Some(shared) = shared {
             let output = &mut projected[..tokens * hidden];
             products.push(times(weights.matrix(shared.down), shared_inner, output));
         }
-        let mut output_rest = &mut output[..rows * hidden];
-        for batch in moe.active.chunks(EXPERTS_AT_ONCE) {
-            for &id in batch {
-                let range = rows_of(id);
-                let output = split_off(&mut output_rest, range.len() * hidden);
-                let input_rows = Rows::Range { first: range.start, count: range.len() };
-                products.push(Product { weights: expert(id).down, input: inner, input_rows, output });
-            }
-            cpu.multiply(&mut products);
-            products.clear();
+        // The group's ids ascend, and so do their rows of the output.
+        let (mut output, mut output_row, mut first) = (&mut output[..], 0, 0);
+        for (expert, &id) in pinned.iter().zip(experts.ids(&group)) {
+            let range = rows_of(id);
+            split_off(&mut output, (range.start - output_row) * hidden);
+            output_row = range.end;
+            let input_rows = Rows::Range { first, count: range.len() };
+            first += range.len();
+            let output = split_off(&mut output, range.len() * hidden);
+            products.push(Product { weights: expert.matrix(Projection::Down), input: inner, input_rows, output });
         }
+        cpu.multiply(&mut products);
         Ok(())
     }
+}
+
+/// Keeps the experts of a group where they are.
+fn pin_all<'a>(
+    experts: &'a ExpertStore,
+    layer: MoeLayer,
+    group: &Group,
+) -> Result<ArrayVec<PinnedExpert<'a>, EXPERTS_AT_ONCE>, Error> {
+    experts.ids(group).iter().map(|&expert| experts.pin(layer, expert)).collect()
 }
 
 /// Takes the first `len` elements off the front of a slice.

@@ -1,0 +1,161 @@
+//! Which expert is in which slot of a layer, and which slot is given up next. Bytes and reads are the store's matter.
+
+use super::catalogue::LayerCatalogue;
+use super::{AS_READ, Layouts};
+use moce_flash::SlotId;
+
+/// The slots of one layer.
+#[derive(Debug)]
+pub(super) struct LayerSlots {
+    pub(super) catalogue: LayerCatalogue,
+    slots: Vec<Slot>,
+    /// Index into `slots` of each expert, if it has one.
+    slot_of: Vec<Option<u32>>,
+    /// How many sessions have each expert in their logical cache.
+    held: Vec<u32>,
+    /// Whether an expert waits to be computed in the step at hand, and must stay until then.
+    pub(super) waiting: Vec<bool>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: SlotId,
+    expert: Option<u32>,
+    layouts: Layouts,
+    /// The time of the last use; times only grow.
+    used: u64,
+}
+
+impl LayerSlots {
+    pub(super) fn new(catalogue: LayerCatalogue, slots: impl Iterator<Item = SlotId>) -> LayerSlots {
+        let slots = slots.map(|id| Slot { id, expert: None, layouts: AS_READ, used: 0 }).collect();
+        let count = catalogue.count;
+        LayerSlots { catalogue, slots, slot_of: vec![None; count], held: vec![0; count], waiting: vec![false; count] }
+    }
+
+    /// How many slots there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot of an expert.
+    pub(super) fn find(&self, expert: u32) -> Option<SlotId> {
+        self.slot_of[expert as usize].map(|index| self.slots[index as usize].id)
+    }
+
+    /// How an expert that has a slot stands in it.
+    pub(super) fn layouts(&self, expert: u32) -> Option<&Layouts> {
+        self.slot_of[expert as usize].map(|index| &self.slots[index as usize].layouts)
+    }
+
+    /// See [`LayerSlots::layouts`].
+    pub(super) fn layouts_mut(&mut self, expert: u32) -> Option<&mut Layouts> {
+        self.slot_of[expert as usize].map(|index| &mut self.slots[index as usize].layouts)
+    }
+
+    /// Notes a use.
+    pub(super) fn touch(&mut self, expert: u32, time: u64) {
+        if let Some(index) = self.slot_of[expert as usize] {
+            self.slots[index as usize].used = time;
+        }
+    }
+
+    /// A session took an expert into its logical cache, or let it go.
+    pub(super) fn hold(&mut self, expert: u32) {
+        self.held[expert as usize] += 1;
+    }
+
+    /// See [`LayerSlots::hold`].
+    pub(super) fn release(&mut self, expert: u32) {
+        self.held[expert as usize] = self.held[expert as usize].saturating_sub(1);
+    }
+
+    /// Whether any session has the expert in its logical cache.
+    pub(super) fn is_held(&self, expert: u32) -> bool {
+        self.held[expert as usize] > 0
+    }
+
+    /// The slot to give up for another expert: an empty one, else the least recently used of those whose expert no session holds, else,
+    /// if `force`, the least recently used of all. Never one whose expert still waits to be computed.
+    pub(super) fn victim(&self, force: bool) -> Option<usize> {
+        let candidates = self.slots.iter().enumerate().filter(|(_, slot)| {
+            slot.expert.is_none_or(|expert| !self.waiting[expert as usize] && (force || !self.is_held(expert)))
+        });
+        let held = |slot: &Slot| slot.expert.is_some_and(|expert| self.is_held(expert));
+        candidates.min_by_key(|(_, slot)| (held(slot), slot.expert.is_some(), slot.used)).map(|(index, _)| index)
+    }
+
+    /// Gives a slot to another expert; what it held is gone.
+    pub(super) fn assign(&mut self, index: usize, expert: u32, time: u64) -> SlotId {
+        let slot = &mut self.slots[index];
+        if let Some(old) = slot.expert.replace(expert) {
+            self.slot_of[old as usize] = None;
+        }
+        slot.layouts = AS_READ;
+        slot.used = time;
+        self.slot_of[expert as usize] = Some(index as u32);
+        slot.id
+    }
+
+    /// Forgets an expert whose fetch failed.
+    pub(super) fn forget(&mut self, expert: u32) {
+        if let Some(index) = self.slot_of[expert as usize].take() {
+            self.slots[index as usize].expert = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experts::ProjectionShape;
+    use moce_flash::{Arena, SlotClass};
+    use moce_quant::Format;
+
+    fn layer(experts: usize, slots: usize) -> LayerSlots {
+        let projection = ProjectionShape { format: Format::F32, rows: 1, columns: 1, bytes: 4, part: 0, offset: 0 };
+        let arena = Arena::reserve(&[SlotClass { bytes: 64, count: slots }]).unwrap();
+        LayerSlots::new(LayerCatalogue { count: experts, projections: [projection; 3] }, arena.slots(0))
+    }
+
+    #[test]
+    fn empty_slots_go_first_then_the_least_recent_that_nobody_holds() {
+        let mut layer = layer(8, 3);
+        for (time, expert) in [(1, 5), (2, 6), (3, 7)] {
+            let index = layer.victim(false).unwrap();
+            layer.assign(index, expert, time);
+        }
+        layer.touch(5, 4);
+        layer.hold(6);
+        // 6 is the least recent, but held; 7 comes next.
+        let index = layer.victim(false).unwrap();
+        layer.assign(index, 0, 5);
+        assert_eq!(layer.find(7), None);
+        assert!(layer.find(6).is_some() && layer.find(5).is_some() && layer.find(0).is_some());
+    }
+
+    #[test]
+    fn held_and_waiting_experts_stay_unless_forced() {
+        let mut layer = layer(4, 2);
+        for expert in [0, 1] {
+            let index = layer.victim(false).unwrap();
+            layer.assign(index, expert, expert.into());
+            layer.hold(expert);
+        }
+        assert_eq!(layer.victim(false), None);
+        layer.waiting[0] = true;
+        let index = layer.victim(true).unwrap();
+        layer.assign(index, 2, 9);
+        assert!(layer.find(0).is_some() && layer.find(1).is_none());
+        layer.waiting[2] = true;
+        assert_eq!(layer.victim(true), None);
+    }
+
+    #[test]
+    fn a_forgotten_expert_leaves_an_empty_slot() {
+        let mut layer = layer(4, 1);
+        layer.assign(0, 3, 1);
+        layer.forget(3);
+        assert_eq!((layer.find(3), layer.victim(false)), (None, Some(0)));
+    }
+}

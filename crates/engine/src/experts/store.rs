@@ -1,0 +1,379 @@
+//! The expert store: the slots of all layers, what is read into them, and in which order a step's experts are computed.
+//!
+//! Per layer and step ([`ExpertStore::begin`] to [`ExpertStore::finish_group`]): the experts that the tokens chose are put in an order,
+//! first those that are resident and nobody will need in this layer afterwards (their slots become free), then the other
+//! resident ones, then the absent by ascending id. Reads of absent ones start at once, as far as there is room for
+//! them, and more as slots become free; so flash works while the resident ones are computed. What a session's logical cache
+//! holds after the step takes a slot of the layer, the rest passes through staging slots.
+//!
+//! The order of computing has no influence on results: each token adds its experts in ascending id (NUMBERS.md).
+
+use super::catalogue::LayerCatalogue;
+use super::layer::LayerSlots;
+use super::{AS_READ, Layouts, MoeLayer, PROJECTIONS, Projection};
+use crate::Error;
+use crate::telemetry::Traffic;
+use moce_flash::{Arena, Fetcher, Pin, SlotClass, SlotId, Urgency};
+use moce_kernels::{Cpu, Layout, Matrix};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Tokens of an expert from which putting it into kernel order pays at once; below, it is computed as it stands in the file the first
+/// time, and ordered when it is used again.
+const ORDER_FROM_TOKENS: usize = 4;
+
+const IN_USE: &str = "experts are used between their request and the end of their group";
+
+/// How the store is set up.
+pub(crate) struct StoreOptions<'a> {
+    /// The layers, and how many slots each gets.
+    pub(crate) layers: &'a [LayerCatalogue],
+    pub(crate) slots: &'a [usize],
+    /// Slots that any expert may pass through.
+    pub(crate) staging: usize,
+    /// The largest block of the model's files.
+    pub(crate) block_bytes: usize,
+}
+
+impl StoreOptions<'_> {
+    /// Slot classes of the arena: one a layer, staging last.
+    pub(crate) fn classes(&self) -> Vec<SlotClass> {
+        let layers = self.layers.iter().zip(self.slots);
+        let mut classes: Vec<SlotClass> =
+            layers.map(|(layer, &count)| SlotClass { bytes: layer.slot_bytes(self.block_bytes), count }).collect();
+        let largest = classes.iter().map(|class| class.bytes).max().unwrap_or(0);
+        classes.push(SlotClass { bytes: largest, count: self.staging });
+        classes
+    }
+}
+
+/// The routed experts of a model.
+pub(crate) struct ExpertStore {
+    arena: Arc<Arena>,
+    fetcher: Option<Fetcher>,
+    layers: Vec<LayerSlots>,
+    staging: Vec<StagingSlot>,
+    /// The step at hand: experts in the order of computing.
+    queue: Vec<u32>,
+    /// Of those, how many were resident when the layer began, and how many of them nobody holds.
+    resident: usize,
+    passing: usize,
+    /// How far the queue has been requested, and computed.
+    requested: usize,
+    computed: usize,
+    /// Counts layers of steps: the clock of the least recently used.
+    time: u64,
+    traffic: Traffic,
+}
+
+struct StagingSlot {
+    id: SlotId,
+    expert: Option<u32>,
+    layouts: Layouts,
+}
+
+/// Experts that are computed together; indices into the step's queue.
+pub(crate) type Group = std::ops::Range<usize>;
+
+impl ExpertStore {
+    /// A store without an expert. `fetcher` reads the model's files into the arena of `options.classes()`; a model without experts has none.
+    pub(crate) fn new(options: &StoreOptions<'_>, arena: Arc<Arena>, fetcher: Option<Fetcher>) -> ExpertStore {
+        let layers = options.layers.iter().enumerate();
+        let layers: Vec<LayerSlots> =
+            layers.map(|(class, layer)| LayerSlots::new(layer.clone(), arena.slots(class))).collect();
+        let staging = arena.slots(options.layers.len()).map(|id| StagingSlot { id, expert: None, layouts: AS_READ });
+        ExpertStore {
+            staging: staging.collect(),
+            queue: Vec::with_capacity(layers.iter().map(|layer| layer.catalogue.count).max().unwrap_or(0)),
+            layers,
+            arena,
+            fetcher,
+            resident: 0,
+            passing: 0,
+            requested: 0,
+            computed: 0,
+            time: 0,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// What has been read and waited for so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let stats = self.fetcher.as_ref().map(|fetcher| fetcher.stats());
+        Traffic { flash_bytes: stats.map_or(0, |stats| stats.bytes), ..self.traffic }
+    }
+
+    /// A session took an expert into its logical cache.
+    pub(crate) fn hold(&mut self, layer: MoeLayer, expert: u32) {
+        self.layers[layer.0].hold(expert);
+    }
+
+    /// A session let an expert go.
+    pub(crate) fn release(&mut self, layer: MoeLayer, expert: u32) {
+        self.layers[layer.0].release(expert);
+    }
+
+    /// An error if a file of the model is another than when it was opened.
+    pub(crate) fn check_files(&self) -> Result<(), Error> {
+        Ok(self.fetcher.as_ref().map_or(Ok(()), |fetcher| fetcher.files().check_unchanged())?)
+    }
+
+    /// Reads every expert that has a slot of its own, layer by layer, and puts it into kernel order: for layers that hold all.
+    pub(crate) fn preload(&mut self, cpu: &Cpu) -> Result<(), Error> {
+        const ALL: [Projection; PROJECTIONS] = [Projection::Gate, Projection::Up, Projection::Down];
+        for layer in (0..self.layers.len()).map(MoeLayer) {
+            let count = self.layers[layer.0].catalogue.count;
+            if self.layers[layer.0].len() < count {
+                continue;
+            }
+            let all: Vec<u32> = (0..count as u32).collect();
+            self.begin(layer, &all)?;
+            while let Some(group) = self.next_group(layer, 1) {
+                self.wait(layer, &group, Projection::Down)?;
+                self.put_in_order(layer, &group, &ALL, cpu, |_| ORDER_FROM_TOKENS)?;
+                self.finish_group(layer, group)?;
+            }
+        }
+        self.traffic = Traffic::default();
+        Ok(())
+    }
+
+    /// Starts a layer's part of a step: `needed` are the experts that its tokens chose, ascending.
+    pub(crate) fn begin(&mut self, layer: MoeLayer, needed: &[u32]) -> Result<(), Error> {
+        self.time += 1;
+        let slots = &mut self.layers[layer.0];
+        self.queue.clear();
+        let resident = |slots: &LayerSlots, expert: u32| slots.find(expert).is_some();
+        self.queue.extend(needed.iter().filter(|&&e| resident(slots, e) && !slots.is_held(e)));
+        self.passing = self.queue.len();
+        self.queue.extend(needed.iter().filter(|&&e| resident(slots, e) && slots.is_held(e)));
+        self.resident = self.queue.len();
+        self.queue.extend(needed.iter().filter(|&&e| !resident(slots, e)));
+        for &expert in needed {
+            slots.waiting[expert as usize] = true;
+            slots.touch(expert, self.time);
+        }
+        (self.requested, self.computed) = (self.resident, 0);
+        self.request_ahead(layer)
+    }
+
+    /// The experts to compute next, at most `most`; `None` when all are done. They may still be on their way: see [`ExpertStore::wait`].
+    pub(crate) fn next_group(&self, layer: MoeLayer, most: usize) -> Option<Group> {
+        let start = self.computed;
+        let end = match start {
+            _ if start < self.passing => self.passing,
+            _ if start < self.resident => self.resident,
+            _ if start < self.queue.len() => {
+                // The next one, and those behind it that are whole already.
+                let landed = |&index: &usize| index < self.requested && self.has_landed(layer, self.queue[index]);
+                start + 1 + (start + 1..self.queue.len()).take_while(landed).count()
+            }
+            _ => return None,
+        };
+        Some(start..end.min(start + most))
+    }
+
+    /// Whether a group's experts were there when the layer began.
+    pub(crate) fn is_resident(&self, group: &Group) -> bool {
+        group.end <= self.resident
+    }
+
+    /// The experts of a group.
+    pub(crate) fn ids(&self, group: &Group) -> &[u32] {
+        &self.queue[group.clone()]
+    }
+
+    /// Sleeps until a projection of every expert of the group can be used; the ones before it have landed then, too.
+    pub(crate) fn wait(&mut self, layer: MoeLayer, group: &Group, projection: Projection) -> Result<(), Error> {
+        for index in group.clone().filter(|&index| index >= self.resident) {
+            let expert = self.queue[index];
+            let slot = self.slot(layer, expert);
+            for slice in 0..=projection as usize {
+                if self.arena.has_landed(slot, slice) {
+                    continue;
+                }
+                let started = Instant::now();
+                let fetcher = self.fetcher.as_mut().expect("what is not resident was requested from the fetcher");
+                let outcome = fetcher.wait(slot, slice);
+                self.traffic.waited += started.elapsed();
+                if let Err(error) = outcome {
+                    self.abandon(layer);
+                    return Err(error.into());
+                }
+            }
+            if projection == Projection::Down
+                && let Err(error) = self.check_files()
+            {
+                self.abandon(layer);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts projections of the experts of a group into kernel order where that pays: of those used before, and of those that have
+    /// many tokens. The projections have landed.
+    pub(crate) fn put_in_order(
+        &mut self,
+        layer: MoeLayer,
+        group: &Group,
+        projections: &[Projection],
+        cpu: &Cpu,
+        tokens_of: impl Fn(u32) -> usize,
+    ) -> Result<(), Error> {
+        for index in group.clone() {
+            let expert = self.queue[index];
+            if index >= self.resident && tokens_of(expert) < ORDER_FROM_TOKENS {
+                continue;
+            }
+            for slice in projections.iter().map(|&projection| projection as usize) {
+                if self.layouts(layer, expert)[slice] != Layout::Plain {
+                    continue;
+                }
+                let shape = self.layers[layer.0].catalogue.projections[slice];
+                let layout = {
+                    let mut pin = self.arena.pin(self.slot(layer, expert))?;
+                    let mut bytes = pin.write(slice)?;
+                    cpu.order(shape.format, shape.rows, shape.columns, &mut bytes)
+                };
+                self.layouts_mut(layer, expert)[slice] = layout;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps an expert in its slot while it is computed with.
+    pub(crate) fn pin(&self, layer: MoeLayer, expert: u32) -> Result<PinnedExpert<'_>, Error> {
+        let pin = self.arena.pin(self.slot(layer, expert))?;
+        Ok(PinnedExpert { pin, layouts: *self.layouts(layer, expert), catalogue: &self.layers[layer.0].catalogue })
+    }
+
+    /// A group has been computed: its experts may leave, and more reads may start.
+    pub(crate) fn finish_group(&mut self, layer: MoeLayer, group: Group) -> Result<(), Error> {
+        for index in group.clone() {
+            let expert = self.queue[index];
+            self.layers[layer.0].waiting[expert as usize] = false;
+            if let Some(staged) = self.staging.iter_mut().find(|staged| staged.expert == Some(expert)) {
+                staged.expert = None;
+            }
+        }
+        self.computed = group.end;
+        self.request_ahead(layer)
+    }
+
+    /// Requests absent experts in the order of the queue, as long as there is room for the next one.
+    fn request_ahead(&mut self, layer: MoeLayer) -> Result<(), Error> {
+        let before = self.requested;
+        while self.requested < self.queue.len() {
+            let expert = self.queue[self.requested];
+            let slots = &mut self.layers[layer.0];
+            let staged = self.staging.iter_mut().find(|staged| staged.expert.is_none());
+            let slot = match (slots.victim(false), staged) {
+                (Some(index), _) => slots.assign(index, expert, self.time),
+                (None, Some(staged)) if !slots.is_held(expert) || slots.len() == 0 => {
+                    (staged.expert, staged.layouts) = (Some(expert), AS_READ);
+                    staged.id
+                }
+                // Nothing else is under way that could make room: another session's expert has to leave.
+                (None, staged) if self.requested == self.computed => match (slots.victim(true), staged) {
+                    (Some(index), _) => slots.assign(index, expert, self.time),
+                    (None, Some(staged)) => {
+                        (staged.expert, staged.layouts) = (Some(expert), AS_READ);
+                        staged.id
+                    }
+                    (None, None) => unreachable!("a layer has slots, or there are staging slots"),
+                },
+                _ => break,
+            };
+            let slices = slots.catalogue.slices(expert);
+            let fetcher = self.fetcher.as_mut().expect("a model with absent experts has a fetcher");
+            if let Err(error) = fetcher.request(slot, &slices, Urgency::Demand) {
+                self.abandon(layer);
+                return Err(error.into());
+            }
+            self.traffic.fetches += 1;
+            self.requested += 1;
+        }
+        if let Some(fetcher) = &mut self.fetcher {
+            if self.requested > before {
+                fetcher.submit();
+            } else if self.requested > self.computed {
+                fetcher.poll()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a step that failed: waits for what is under way and forgets what did not come.
+    fn abandon(&mut self, layer: MoeLayer) {
+        if let Some(fetcher) = &mut self.fetcher {
+            // The error that ended the step is what counts; here everything only has to come to rest.
+            let _ = fetcher.wait_all();
+        }
+        for index in 0..self.queue.len() {
+            let expert = self.queue[index];
+            self.layers[layer.0].waiting[expert as usize] = false;
+            if index >= self.resident {
+                if let Some(slot) = self.layers[layer.0].find(expert)
+                    && !(0..PROJECTIONS).all(|slice| self.arena.has_landed(slot, slice))
+                {
+                    if let Some(fetcher) = &mut self.fetcher {
+                        let _ = fetcher.take_error(slot);
+                    }
+                    self.layers[layer.0].forget(expert);
+                }
+                if let Some(staged) = self.staging.iter_mut().find(|staged| staged.expert == Some(expert)) {
+                    if let Some(fetcher) = &mut self.fetcher {
+                        let _ = fetcher.take_error(staged.id);
+                    }
+                    staged.expert = None;
+                }
+            }
+        }
+        self.queue.clear();
+        (self.resident, self.passing, self.requested, self.computed) = (0, 0, 0, 0);
+    }
+
+    fn staged(&self, expert: u32) -> Option<&StagingSlot> {
+        self.staging.iter().find(|staged| staged.expert == Some(expert))
+    }
+
+    fn slot(&self, layer: MoeLayer, expert: u32) -> SlotId {
+        let slot = self.layers[layer.0].find(expert).or_else(|| self.staged(expert).map(|staged| staged.id));
+        slot.expect(IN_USE)
+    }
+
+    fn layouts(&self, layer: MoeLayer, expert: u32) -> &Layouts {
+        let layouts =
+            self.layers[layer.0].layouts(expert).or_else(|| self.staged(expert).map(|staged| &staged.layouts));
+        layouts.expect(IN_USE)
+    }
+
+    fn layouts_mut(&mut self, layer: MoeLayer, expert: u32) -> &mut Layouts {
+        let staged = self.staging.iter_mut().find(|staged| staged.expert == Some(expert));
+        let layouts = self.layers[layer.0].layouts_mut(expert).or_else(|| staged.map(|staged| &mut staged.layouts));
+        layouts.expect(IN_USE)
+    }
+
+    fn has_landed(&self, layer: MoeLayer, expert: u32) -> bool {
+        let slot = self.slot(layer, expert);
+        (0..PROJECTIONS).all(|slice| self.arena.has_landed(slot, slice))
+    }
+}
+
+/// An expert that stays where it is.
+pub(crate) struct PinnedExpert<'a> {
+    pin: Pin<'a>,
+    layouts: Layouts,
+    catalogue: &'a LayerCatalogue,
+}
+
+impl PinnedExpert<'_> {
+    /// One of its matrices, which has landed: gate and up `[feed_forward, hidden]`, down `[hidden, feed_forward]`.
+    pub(crate) fn matrix(&self, projection: Projection) -> Matrix<'_> {
+        let slice = projection as usize;
+        let shape = &self.catalogue.projections[slice];
+        let bytes = self.pin.slice(slice).expect("the projection has been waited for");
+        Matrix { format: shape.format, rows: shape.rows, columns: shape.columns, layout: self.layouts[slice], bytes }
+    }
+}

@@ -1,0 +1,69 @@
+//! Opens a model's files for reading experts, and the store that they are read into.
+
+use crate::Error;
+use crate::experts::{ExpertStore, LayerCatalogue, StoreOptions};
+use crate::plan::MemoryPlan;
+use moce_flash::{Arena, Backend, Direct, Fetcher, Files, ModelFile, Options, Probe, SlotId};
+use moce_gguf::Gguf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the probe for the best depth and cut of reads may take.
+const PROBE_LIMIT: Duration = Duration::from_millis(300);
+/// The block that a file in memory is read by.
+const MEMORY_BLOCK_BYTES: usize = 4096;
+
+/// How experts are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlashOptions {
+    /// What carries out the reads.
+    pub backend: Backend,
+    /// Whether files are read past the page cache.
+    pub direct: Direct,
+    /// Reads at once; `None`: a short probe finds out.
+    pub depth: Option<usize>,
+}
+
+/// The model's parts, as files to read experts from.
+pub(crate) fn open_files(gguf: &Gguf, direct: Direct) -> Result<Files, Error> {
+    let parts = gguf.parts().iter().enumerate().map(|(index, part)| match part.file() {
+        Some(file) => {
+            let file =
+                file.try_clone().map_err(|cause| moce_flash::Error::Open { path: part.path().to_owned(), cause })?;
+            Ok(ModelFile::from_file(file, part.path(), direct)?)
+        }
+        None => {
+            let mut bytes = vec![0; part.bytes() as usize];
+            gguf.read_at(index, 0, &mut bytes)?;
+            Ok(ModelFile::in_memory(&part.path().to_string_lossy(), bytes, MEMORY_BLOCK_BYTES))
+        }
+    });
+    Ok(Files::new(parts.collect::<Result<_, Error>>()?))
+}
+
+/// The store of a plan, and how it reads, in words.
+pub(crate) fn open_store(
+    layers: &[LayerCatalogue],
+    files: Files,
+    plan: &MemoryPlan,
+    options: &FlashOptions,
+) -> Result<(ExpertStore, String), Error> {
+    let store = StoreOptions { layers, slots: &plan.resident, staging: plan.staging, block_bytes: files.block_bytes() };
+    let arena = Arc::new(Arena::reserve(&store.classes())?);
+    if layers.is_empty() {
+        return Ok((ExpertStore::new(&store, arena, None), "no experts".to_owned()));
+    }
+    let files = Arc::new(files);
+    let mut flash = Options { backend: options.backend, ..Options::default() };
+    if let Some(depth) = options.depth {
+        flash = flash.with_depth(depth);
+    }
+    let mut fetcher = Fetcher::open(files, Arc::clone(&arena), &flash)?;
+    if plan.streams() {
+        let slots: Vec<SlotId> = arena.slots(layers.len()).collect();
+        let slices = layers[0].slices(0).map(|slice| slice.bytes);
+        fetcher.probe(&Probe { slices: &slices, slots: &slots, limit: PROBE_LIMIT, depth: options.depth, seed: 0 })?;
+    }
+    let words = fetcher.to_string();
+    Ok((ExpertStore::new(&store, arena, Some(fetcher)), words))
+}

@@ -1,0 +1,28 @@
+//! What a step costs besides computing: experts fetched, bytes read, time spent waiting.
+
+use std::ops::Sub;
+use std::time::Duration;
+
+/// Traffic between flash and the expert slots, summed since the engine was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// Experts read from flash.
+    pub fetches: u64,
+    /// Bytes read from flash, the blocks around slices included.
+    pub flash_bytes: u64,
+    /// Time that computing waited for flash.
+    pub waited: Duration,
+}
+
+impl Sub for Traffic {
+    type Output = Traffic;
+
+    /// What came after `earlier`.
+    fn sub(self, earlier: Traffic) -> Traffic {
+        Traffic {
+            fetches: self.fetches - earlier.fetches,
+            flash_bytes: self.flash_bytes - earlier.flash_bytes,
+            waited: self.waited - earlier.waited,
+        }
+    }
+}
