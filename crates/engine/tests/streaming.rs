@@ -1,0 +1,175 @@
+//! Experts streamed from flash change no bit: every capacity, backend, eviction, chunk size and thread count against everything resident.
+
+use moce_engine::routing::RoutingOptions;
+use moce_engine::{
+    Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session,
+};
+use moce_gguf::{Gguf, Tensor, Writer};
+use moce_quant::Format;
+use moce_testkit::{TinyModel, requantised};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A model file in a folder that goes with the test.
+struct ModelFile {
+    folder: PathBuf,
+    path: PathBuf,
+    tokens: Vec<u32>,
+}
+
+impl ModelFile {
+    fn new(test: &str, name: &str, format: Format) -> ModelFile {
+        let folder = std::env::temp_dir().join(format!("moce-streaming-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let TinyModel { gguf, tokens, .. } = TinyModel::open(name);
+        let path = folder.join("model.gguf");
+        write(&requantised(&gguf, format), &path);
+        ModelFile { folder, path, tokens }
+    }
+}
+
+impl Drop for ModelFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn write(gguf: &Gguf, path: &Path) {
+    let mut writer = Writer::new();
+    writer.copy_from(gguf).unwrap();
+    let data = |tensor: &Tensor, out: &mut dyn std::io::Write| {
+        let mut bytes = vec![0; tensor.bytes()];
+        let original = gguf.tensor(tensor.name()).map_err(std::io::Error::other)?;
+        gguf.read_tensor(original, &mut bytes).map_err(std::io::Error::other)?;
+        out.write_all(&bytes)
+    };
+    writer.create(path, data).unwrap();
+}
+
+fn options(capacity: Option<Capacity>, flash: FlashOptions) -> EngineOptions {
+    let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
+    EngineOptions { cpu, capacity, flash, logit_rows: 8, ..EngineOptions::default() }
+}
+
+/// Logits of every prompt position, then of every token decoded one by one, as bits.
+fn bits(path: &Path, tokens: &[u32], options: &EngineOptions) -> Vec<u32> {
+    let engine = Arc::new(Engine::open(path, options).unwrap());
+    let mut session = Session::new(&engine).unwrap();
+    let mut all = Vec::new();
+    let (prompt, rest) = tokens.split_at(tokens.len() / 2);
+    session.score(prompt, &mut |_, logits| all.extend(logits.iter().map(|x| x.to_bits()))).unwrap();
+    for &token in rest {
+        session.decode(token).unwrap();
+        all.extend(session.logits().iter().map(|x| x.to_bits()));
+    }
+    all
+}
+
+#[test]
+fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
+    for (name, experts, per_token) in [("mixtral", 8, 2), ("qwen2moe", 12, 3)] {
+        let model = ModelFile::new(name, name, Format::Q4_0);
+        let resident = EngineOptions { memory: Budget::All, ..options(None, FlashOptions::default()) };
+        let expected = bits(&model.path, &model.tokens, &resident);
+        let run = |what: &str, options: &EngineOptions| {
+            assert!(bits(&model.path, &model.tokens, options) == expected, "{name}: {what} changed a bit");
+        };
+        for capacity in std::iter::once(0).chain(per_token..=experts) {
+            let flash = FlashOptions { backend: Backend::Pread, ..FlashOptions::default() };
+            run(&format!("capacity {capacity}"), &options(Some(Capacity::Experts(capacity)), flash));
+        }
+        let some = Some(Capacity::Experts(per_token + 1));
+        for direct in [Direct::Auto, Direct::Off] {
+            for backend in [Backend::Auto, Backend::Pread] {
+                let flash = FlashOptions { backend, direct, depth: Some(2) };
+                run(&format!("{backend}, {direct:?}"), &options(some.clone(), flash));
+            }
+        }
+        for eviction in ["lru", "lfu", "s3fifo", "score"] {
+            let routing = RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() };
+            run(eviction, &EngineOptions { routing, ..options(some.clone(), FlashOptions::default()) });
+        }
+        for (chunk, threads) in [(1, 1), (7, 2), (33, 1)] {
+            let cpu = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
+            let what = format!("chunks of {chunk}, {threads} threads");
+            run(&what, &EngineOptions { cpu, chunk: Some(chunk), ..options(some.clone(), FlashOptions::default()) });
+        }
+    }
+}
+
+#[test]
+fn sessions_that_share_an_engine_do_not_disturb_each_other() {
+    let model = ModelFile::new("sessions", "qwen2moe", Format::Q8_0);
+    let options = options(Some(Capacity::Experts(3)), FlashOptions::default());
+    let alone = bits(&model.path, &model.tokens, &options);
+    let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+    let mut sessions = [Session::new(&engine).unwrap(), Session::new(&engine).unwrap()];
+    let vocabulary = engine.hyperparameters().vocabulary;
+    let offset = model.tokens.len() / 2;
+    for (position, &token) in model.tokens.iter().enumerate() {
+        for session in &mut sessions {
+            session.decode(token).unwrap();
+        }
+        for session in &sessions {
+            if position >= offset {
+                let got: Vec<u32> = session.logits().iter().map(|x| x.to_bits()).collect();
+                assert!(got == alone[position * vocabulary..(position + 1) * vocabulary], "position {position}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_or_changed_under_a_running_engine_is_an_error() {
+    let model = ModelFile::new("changed", "mixtral", Format::Q4_0);
+    let options = options(Some(Capacity::Experts(2)), FlashOptions::default());
+    let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+    let mut session = Session::new(&engine).unwrap();
+    session.prompt(&model.tokens[..10]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&model.path).unwrap();
+    let whole = file.metadata().unwrap().len();
+    file.set_len(whole / 2).unwrap();
+    let error = session.prompt(&model.tokens[10..]).unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(error, Error::Flash(_)) && message.contains("model.gguf"), "{message}");
+    // The engine lives on; so does the refusal, with the file's name.
+    let mut other = Session::new(&engine).unwrap();
+    assert!(matches!(other.prompt(&model.tokens), Err(Error::Flash(_))));
+}
+
+#[test]
+fn a_file_renamed_over_does_not_matter() {
+    let model = ModelFile::new("renamed", "mixtral", Format::Q4_0);
+    let options = options(Some(Capacity::Experts(2)), FlashOptions::default());
+    let expected = bits(&model.path, &model.tokens, &options);
+    let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+    let other = model.folder.join("other.gguf");
+    std::fs::write(&other, b"something else").unwrap();
+    std::fs::rename(&other, &model.path).unwrap();
+    let mut session = Session::new(&engine).unwrap();
+    session.prompt(&model.tokens).unwrap();
+    let got: Vec<u32> = session.logits().iter().map(|x| x.to_bits()).collect();
+    assert!(got == expected[expected.len() - got.len()..]);
+}
+
+#[test]
+fn a_budget_that_is_too_small_names_the_smallest_that_works() {
+    let model = ModelFile::new("budget", "qwen2moe", Format::Q4_0);
+    let too_small = EngineOptions { memory: Budget::Bytes(1 << 20), ..options(None, FlashOptions::default()) };
+    let Err(Error::Budget { smallest, .. }) = Engine::open(&model.path, &too_small).map(|_| ()) else {
+        panic!("a budget of 1 MiB should be refused");
+    };
+    // The process grows between two measurements, so a little more is given.
+    let enough = EngineOptions { memory: Budget::Bytes(smallest + (8 << 20)), ..options(None, FlashOptions::default()) };
+    let engine = Engine::open(&model.path, &enough).unwrap();
+    assert!(engine.plan().total_bytes() <= smallest + (8 << 20));
+}
+
+#[test]
+fn capacities_that_cannot_be_are_refused() {
+    let model = ModelFile::new("capacity", "qwen2moe", Format::Q4_0);
+    for capacity in [Capacity::Experts(2), Capacity::Experts(13), Capacity::PerLayer(vec![3])] {
+        let error = Engine::open(&model.path, &options(Some(capacity.clone()), FlashOptions::default()));
+        assert!(matches!(error, Err(Error::CapacityRange { .. } | Error::CapacityLayers { .. })), "{capacity:?}");
+    }
+}
