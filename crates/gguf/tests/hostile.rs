@@ -158,6 +158,21 @@ fn strings_need_not_be_utf_8() {
 }
 
 #[test]
+fn the_least_sizes_are_no_larger_than_what_fits() {
+    // Two empty strings, two empty arrays, two of each number, up to the last byte of the file.
+    for (element_type, bytes) in
+        [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (7, 1), (8, 8), (9, 12), (10, 8)]
+    {
+        let raw = Raw::header(0, 1).string("k").u32(9).u32(element_type).u64(2).bytes(&vec![0; 2 * bytes]);
+        let model = raw.parse().unwrap();
+        let Some(moce_gguf::Value::Array(array)) = model.metadata().get("k") else { panic!("an array") };
+        assert_eq!(array.len(), 2, "elements of type {element_type}");
+    }
+    Raw::header(0, 1).string("k").u32(0).bytes(&[1]).parse().unwrap();
+    Raw::header(1, 0).tensor("t", &[1], 24, 0).data(1).parse().unwrap();
+}
+
+#[test]
 fn alignment_is_a_power_of_two() {
     for bad in [0, 3, 24, 1 << 25] {
         Raw::header(0, 1).key_u32("general.alignment", bad).refused(&format!(

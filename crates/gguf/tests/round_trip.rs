@@ -113,6 +113,22 @@ proptest! {
     }
 }
 
+/// Headers are fetched in pieces: strings and numbers that lie across their borders are the same.
+#[test]
+fn large_vocabularies_come_back_whole() {
+    let tokens: Strings = (0..30_000u32).map(|i| format!("{}{i}", "▁".repeat(i as usize % 7))).collect();
+    let scores: Vec<f32> = (0..30_001).map(|i| -(i as f32)).collect();
+    let long = Value::String((0..200_000u32).map(|i| (i % 251) as u8).collect());
+    let mut writer = small();
+    writer.set("tokens", Array::String(tokens.clone())).unwrap();
+    writer.set("scores", Array::F32(scores.clone())).unwrap();
+    writer.set("long", long.clone()).unwrap();
+    let model = Gguf::parse("large", writer.to_bytes(write_data).unwrap()).unwrap();
+    assert!(*model.metadata().strings("tokens").unwrap() == tokens);
+    assert!(model.metadata().f32s("scores").unwrap() == scores);
+    assert!(model.metadata().get("long") == Some(&long));
+}
+
 fn small() -> Writer {
     let mut writer = Writer::new();
     writer.set("general.architecture", "llama").unwrap();
