@@ -1,9 +1,7 @@
 //! Experts streamed from flash change no bit: every capacity, backend, eviction, chunk size and thread count against everything resident.
 
 use moce_engine::routing::RoutingOptions;
-use moce_engine::{
-    Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session,
-};
+use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session};
 use moce_gguf::{Gguf, Tensor, Writer};
 use moce_quant::Format;
 use moce_testkit::{TinyModel, requantised};
@@ -160,7 +158,8 @@ fn a_budget_that_is_too_small_names_the_smallest_that_works() {
         panic!("a budget of 1 MiB should be refused");
     };
     // The process grows between two measurements, so a little more is given.
-    let enough = EngineOptions { memory: Budget::Bytes(smallest + (8 << 20)), ..options(None, FlashOptions::default()) };
+    let enough =
+        EngineOptions { memory: Budget::Bytes(smallest + (8 << 20)), ..options(None, FlashOptions::default()) };
     let engine = Engine::open(&model.path, &enough).unwrap();
     assert!(engine.plan().total_bytes() <= smallest + (8 << 20));
 }
