@@ -8,20 +8,20 @@
 //! - the device has at most one read of any byte of a slot;
 //! - a fetch that failed or was cancelled keeps its slot until its last piece has come back.
 
+mod dispatch;
+mod fetch;
+mod piece;
+
 use crate::device::{Completion, Device, Read};
 use crate::slot::SlotState;
 use crate::window::{Window, page_rounded};
-use crate::{Arena, Error, Files, MAX_SLICES, Slice, SlotId, Tuning, Via};
+use crate::{Arena, Error, Files, MAX_SLICES, Slice, SlotId, Tuning};
+use fetch::{Course, Fetch, SliceFetch};
+use piece::Piece;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-
-/// Idle-time reads in flight, in bytes: at 1 GB/s a demand read waits at most a millisecond for them.
-const BACKGROUND_BYTES: usize = 1 << 20;
-
-/// How often the system may ask to try a read again (interrupted, cancelled, no resources) before that counts as an error.
-const MOST_INTERRUPTIONS: u8 = 32;
 
 /// Why an expert is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,52 +66,6 @@ pub struct Fetcher {
     stats: Stats,
 }
 
-/// The fetch that a slot is in, or was in last.
-#[derive(Debug)]
-struct Fetch {
-    slices: [SliceFetch; MAX_SLICES],
-    count: usize,
-    urgency: Urgency,
-    /// The slice that the next piece is cut from.
-    cutting: usize,
-    pieces: usize,
-    landed: usize,
-    course: Course,
-}
-
-#[derive(Debug)]
-enum Course {
-    Going,
-    Cancelled,
-    Failed(Error),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct SliceFetch {
-    slice: Slice,
-    window: Window,
-    /// Where the window starts in the slot.
-    start: usize,
-    /// File offset of the next piece.
-    next: u64,
-    piece_bytes: usize,
-    pieces: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    slot: SlotId,
-    slice: usize,
-    urgency: Urgency,
-    offset: u64,
-    bytes: usize,
-    /// Up to here the slice needs it; what lies behind only fills the block.
-    needed: usize,
-    got: usize,
-    has_failed: bool,
-    interruptions: u8,
-}
-
 impl Fetcher {
     /// A fetcher that reads by `device` into `arena`.
     #[must_use]
@@ -120,17 +74,6 @@ impl Fetcher {
         let slots = arena.slot_count();
         // A device's capacity may be lowered and raised again, up to what it is now.
         let capacity = device.capacity();
-        let piece = Piece {
-            slot: SlotId::NONE,
-            slice: 0,
-            urgency: Urgency::Demand,
-            offset: 0,
-            bytes: 0,
-            needed: 0,
-            got: 0,
-            has_failed: false,
-            interruptions: 0,
-        };
         let mut fetcher = Fetcher {
             device,
             files,
@@ -138,7 +81,7 @@ impl Fetcher {
             fetches: (0..slots).map(|_| Fetch::none()).collect(),
             demand: VecDeque::with_capacity(slots),
             background: VecDeque::with_capacity(slots),
-            pieces: vec![piece; capacity],
+            pieces: vec![Piece::none(); capacity],
             vacant: (0..capacity as u32).collect(),
             again: VecDeque::with_capacity(capacity),
             demand_in_flight: 0,
@@ -343,13 +286,6 @@ impl Fetcher {
         }
     }
 
-    fn in_flight_of(&mut self, urgency: Urgency) -> &mut usize {
-        match urgency {
-            Urgency::Demand => &mut self.demand_in_flight,
-            Urgency::Background => &mut self.background_in_flight,
-        }
-    }
-
     fn advance(&mut self, wait_for: usize) -> Result<(), Error> {
         self.dispatch();
         if wait_for > 0 && self.in_flight() == 0 {
@@ -363,239 +299,6 @@ impl Fetcher {
         self.dispatch();
         outcome.map_err(|cause| Error::Device { device: self.device.name(), cause })
     }
-
-    /// Fills the device: first what has to go on, then demand, then, if there is none, background.
-    fn dispatch(&mut self) {
-        let most = self.device.capacity();
-        let mut has_submitted = false;
-        while self.in_flight() < most {
-            let Some(read) = self.next_read() else { break };
-            *self.in_flight_of(self.pieces[read.ticket as usize].urgency) += 1;
-            self.device.submit(read);
-            has_submitted = true;
-        }
-        if has_submitted {
-            self.device.flush();
-        }
-    }
-
-    fn next_read(&mut self) -> Option<Read> {
-        while let Some(read) = self.again.pop_front() {
-            if self.fetches[self.pieces[read.ticket as usize].slot.index()].is_going() {
-                return Some(read);
-            }
-            self.release(read.ticket);
-        }
-        if self.vacant.is_empty() {
-            return None;
-        }
-        while let Some(&slot) = self.demand.front() {
-            if let Some(read) = self.cut(slot) {
-                return Some(read);
-            }
-            self.demand.pop_front();
-        }
-        while self.demand_in_flight == 0
-            && let Some(&slot) = self.background.front()
-        {
-            let piece_bytes = self.fetches[slot.index()].slices[0].piece_bytes.max(1);
-            if self.background_in_flight >= (BACKGROUND_BYTES / piece_bytes).max(1) {
-                break;
-            }
-            if let Some(read) = self.cut(slot) {
-                return Some(read);
-            }
-            self.background.pop_front();
-        }
-        None
-    }
-
-    /// Cuts the next piece of a fetch; `None` if all are cut.
-    fn cut(&mut self, slot: SlotId) -> Option<Read> {
-        let fetch = &mut self.fetches[slot.index()];
-        if !fetch.is_going() {
-            return None;
-        }
-        while fetch.cutting < fetch.count {
-            let part = &mut fetch.slices[fetch.cutting];
-            let Window { offset: window_start, blocks_end, end, .. } = part.window;
-            if part.next == end {
-                fetch.cutting += 1;
-                continue;
-            }
-            let offset = part.next;
-            let (via, bytes) = if offset < blocks_end {
-                (Via::Blocks, ((blocks_end - offset) as usize).min(part.piece_bytes))
-            } else {
-                (Via::Any, (end - offset) as usize)
-            };
-            part.next += bytes as u64;
-            part.pieces += 1;
-            fetch.pieces += 1;
-            let slice_end = part.slice.offset + part.slice.bytes as u64;
-            let needed = bytes.min((slice_end - offset) as usize);
-            let ticket = self.vacant.pop().expect("`next_read` saw one");
-            self.pieces[ticket as usize] = Piece {
-                slot,
-                slice: fetch.cutting,
-                urgency: fetch.urgency,
-                offset,
-                bytes,
-                needed,
-                got: 0,
-                has_failed: false,
-                interruptions: 0,
-            };
-            let start = part.start + (offset - window_start) as usize;
-            // SAFETY: the slot is in flight; windows of a fetch don't overlap, and pieces are cut from a window one after
-            // the other; a slice lands when its pieces are back, and `self.arena` outlives the device.
-            let target = unsafe { self.arena.target(slot, start..start + bytes) };
-            return Some(Read { ticket, file: part.slice.file, via, offset, target });
-        }
-        None
-    }
-
-    fn finish(&mut self, completion: Completion) {
-        let Completion { read, result } = completion;
-        let (ticket, file) = (read.ticket, read.file);
-        let piece = &mut self.pieces[ticket as usize];
-        let (slot, slice, urgency) = (piece.slot, piece.slice, piece.urgency);
-        if let Ok(count) = result {
-            self.stats.reads += u64::from(count > 0);
-            self.stats.bytes += count as u64;
-            self.files[file].drop_pages(read.offset, count);
-        }
-        let next = piece.take(read, result, self.files[file].block_bytes(), &mut self.stats);
-        *self.in_flight_of(urgency) -= 1;
-        match next {
-            _ if !self.fetches[slot.index()].is_going() => self.release(ticket),
-            Next::Done => {
-                self.release(ticket);
-                let fetch = &mut self.fetches[slot.index()];
-                let part = &fetch.slices[slice];
-                if part.pieces == 0 && part.next == part.window.end {
-                    fetch.landed += 1;
-                    self.arena.word(slot).land(slice, fetch.landed == fetch.count);
-                }
-            }
-            Next::Again(read) => self.again.push_back(read),
-            Next::Failed(wrong) => {
-                let piece = self.pieces[ticket as usize];
-                let fetch = &mut self.fetches[slot.index()];
-                fetch.course = Course::Failed(wrong.into_error(&piece, self.files[file].path().to_owned()));
-                let urgency = fetch.urgency;
-                self.queue(urgency).retain(|&queued| queued != slot);
-                self.release(ticket);
-            }
-        }
-    }
-
-    /// A piece is back for good.
-    fn release(&mut self, ticket: u32) {
-        let Piece { slot, slice, .. } = self.pieces[ticket as usize];
-        let fetch = &mut self.fetches[slot.index()];
-        fetch.slices[slice].pieces -= 1;
-        fetch.pieces -= 1;
-        self.vacant.push(ticket);
-        if !fetch.is_going() {
-            self.end_if_back(slot);
-        }
-    }
-
-    /// A fetch that was given up gives its slot back with its last piece.
-    fn end_if_back(&mut self, slot: SlotId) {
-        let fetch = &self.fetches[slot.index()];
-        if fetch.pieces == 0 {
-            let has_error = matches!(fetch.course, Course::Failed(_));
-            self.arena.word(slot).fail(if has_error { SlotState::Failed } else { SlotState::Free });
-        }
-    }
-}
-
-impl Fetch {
-    fn none() -> Fetch {
-        let slice = Slice { file: 0, offset: 0, bytes: 0 };
-        let window = Window { offset: 0, blocks_end: 0, end: 0, skip: 0 };
-        let part = SliceFetch { slice, window, start: 0, next: 0, piece_bytes: 0, pieces: 0 };
-        Fetch {
-            slices: [part; MAX_SLICES],
-            count: 0,
-            urgency: Urgency::Demand,
-            cutting: 0,
-            pieces: 0,
-            landed: 0,
-            course: Course::Cancelled,
-        }
-    }
-
-    fn is_going(&self) -> bool {
-        matches!(self.course, Course::Going)
-    }
-}
-
-/// What follows from a completion.
-enum Next {
-    Done,
-    Again(Read),
-    Failed(Wrong),
-}
-
-/// How a piece failed for good.
-enum Wrong {
-    System(io::Error),
-    Ended,
-}
-
-impl Wrong {
-    fn into_error(self, piece: &Piece, path: std::path::PathBuf) -> Error {
-        let &Piece { offset, bytes: wanted, got, .. } = piece;
-        match self {
-            Wrong::System(cause) => Error::Read { path, offset, wanted, got, cause },
-            Wrong::Ended => Error::Truncated { path, offset, wanted, got },
-        }
-    }
-}
-
-impl Piece {
-    /// Takes what a read of this piece brought.
-    fn take(&mut self, mut read: Read, result: io::Result<usize>, block_bytes: usize, stats: &mut Stats) -> Next {
-        match result {
-            Ok(count) if self.got + count >= self.needed => Next::Done,
-            Ok(count) => {
-                // Block reads go on at a block's start, so the last part of a block is read again.
-                let kept = if read.via == Via::Blocks { count / block_bytes * block_bytes } else { count };
-                if kept == 0 {
-                    // The end of the file, or a read that a fault cut: the second time it is the end.
-                    if std::mem::replace(&mut self.has_failed, true) {
-                        self.got += count;
-                        return Next::Failed(Wrong::Ended);
-                    }
-                    stats.retries += 1;
-                } else {
-                    stats.short_reads += 1;
-                    self.got += kept;
-                    read.offset += kept as u64;
-                    read.target.advance(kept);
-                }
-                Next::Again(read)
-            }
-            Err(error) if is_interruption(&error) && self.interruptions < MOST_INTERRUPTIONS => {
-                self.interruptions += 1;
-                Next::Again(read)
-            }
-            Err(_) if !std::mem::replace(&mut self.has_failed, true) => {
-                stats.retries += 1;
-                Next::Again(read)
-            }
-            Err(error) => Next::Failed(Wrong::System(error)),
-        }
-    }
-}
-
-/// Not an error of the read: the system asks to try again, or the thread that submitted it has ended.
-fn is_interruption(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-        || error.raw_os_error() == Some(rustix::io::Errno::CANCELED.raw_os_error())
 }
 
 impl Drop for Fetcher {

@@ -170,8 +170,15 @@ impl ModelFile {
             Err(reason) if direct == Direct::Required => return Err(Error::Direct { path, reason }),
             Err(reason) => (None, Mode::Buffered(reason)),
         };
-        advise_random(&file);
-        Ok(ModelFile { path, source: Source::Disk { buffered: file, direct }, mode, block_bytes, identity })
+        let buffered = if direct.is_none() {
+            // Advice is for a descriptor: on a new one, so that whoever reads through the other keeps its read-ahead.
+            let buffered = reopen(&file, &path, 0).unwrap_or(file);
+            advise_random(&buffered);
+            buffered
+        } else {
+            file
+        };
+        Ok(ModelFile { path, source: Source::Disk { buffered, direct }, mode, block_bytes, identity })
     }
 
     /// A file that is not on flash: for tests, and for the simulated device.
@@ -249,28 +256,18 @@ impl ModelFile {
     }
 }
 
-/// Opens the same file again, for direct reads. By way of the descriptor, because the path may name another file by now.
+/// Opens the same file again, for direct reads.
 #[cfg(target_os = "linux")]
 fn open_direct(file: &File, path: &Path) -> Result<File, String> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
-    let open = |path: &Path| {
-        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        File::options().read(true).custom_flags(flags).open(path)
-    };
-    let opened = open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
-        .or_else(|_| open(path))
-        .map_err(|cause| format!("the file system refuses direct I/O: {cause}"))?;
-    check_same(file, &opened)?;
-    Ok(opened)
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    reopen(file, path, flags).map_err(|cause| format!("the file system refuses direct I/O: {cause}"))
 }
 
 /// Opens the same file again, uncached.
 #[cfg(target_vendor = "apple")]
 fn open_direct(file: &File, path: &Path) -> Result<File, String> {
-    let opened = File::open(path).map_err(|cause| cause.to_string())?;
+    let opened = reopen(file, path, 0).map_err(|cause| cause.to_string())?;
     rustix::fs::fcntl_nocache(&opened, true).map_err(|cause| format!("the system refuses F_NOCACHE: {cause}"))?;
-    check_same(file, &opened)?;
     Ok(opened)
 }
 
@@ -279,12 +276,17 @@ fn open_direct(_file: &File, _path: &Path) -> Result<File, String> {
     Err("not supported on this system".to_owned())
 }
 
-#[cfg(any(target_os = "linux", target_vendor = "apple"))]
-fn check_same(file: &File, opened: &File) -> Result<(), String> {
+/// Opens the same file again. By way of the descriptor where there is one to be had, since the path may name another by now.
+fn reopen(file: &File, path: &Path, flags: i32) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let open = |path: &Path| File::options().read(true).custom_flags(flags).open(path);
+    let opened = open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))).or_else(|_| open(path))?;
     let inode = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
-    match (inode(file), inode(opened)) {
-        (Ok(one), Ok(other)) if one == other => Ok(()),
-        _ => Err("the path names another file by now".to_owned()),
+    if inode(file)? == inode(&opened)? {
+        Ok(opened)
+    } else {
+        Err(io::Error::other("the path names another file by now"))
     }
 }
 
