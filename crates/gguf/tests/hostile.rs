@@ -158,6 +158,17 @@ fn strings_need_not_be_utf_8() {
 }
 
 #[test]
+fn a_huge_sparse_file_cannot_ask_for_a_huge_string() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, Raw::header(0, 1).string("k").u32(8).u64(300 << 20).0).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let error = Gguf::open(&path).unwrap_err().to_string();
+    let expected = "at most 268435411 (least size 1, 268435411 bytes remain in the header's limit), found 314572800";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
 fn the_least_sizes_are_no_larger_than_what_fits() {
     // Two empty strings, two empty arrays, two of each number, up to the last byte of the file.
     for (element_type, bytes) in
