@@ -254,6 +254,7 @@ impl ModelOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
 pub(crate) struct Run {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]

@@ -1,0 +1,195 @@
+//! The binary as users and scripts see it: output, exit status, messages. On the demo model, which ships with the repository.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Runs `moce` with these arguments and this standard input, in an environment without its variables.
+fn moce_with_input(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_moce"))
+        .args(arguments)
+        .env_remove("MOCE_MODEL")
+        .env_remove("MOCE_HOME")
+        .env_remove("MOCE_ISA")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn moce(arguments: &[&str]) -> Output {
+    moce_with_input(arguments, b"")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a command that must succeed.
+fn stdout(arguments: &[&str]) -> String {
+    let output = moce(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Standard error of a command that must end with this status, and print nothing else.
+fn refused(arguments: &[&str], status: i32) -> String {
+    let output = moce(arguments);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stderr));
+    assert!(output.stdout.is_empty(), "{arguments:?} printed {}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "The capital of France is"];
+
+#[test]
+fn run_writes_the_models_text_the_same_everywhere() {
+    let expected = stdout(&GREEDY);
+    assert!(expected.contains("Paris"), "{expected}");
+    // The same bits on every instruction set: so the same text.
+    let scalar = Command::new(env!("CARGO_BIN_EXE_moce")).args(GREEDY).env("MOCE_ISA", "scalar").output().unwrap();
+    assert_eq!(text(&scalar.stdout), expected);
+    for options in [["--threads", "1"], ["--capacity", "4"], ["--capacity", "50%"], ["--chunk", "2"]] {
+        assert_eq!(stdout(&[&GREEDY[..], &options[..]].concat()), expected, "{options:?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_a_run() {
+    let run = |seed| stdout(&["run", "-q", "-n", "16", "-p", "Once upon a time", "--seed", seed]);
+    assert_eq!(run("5"), run("5"));
+    assert_ne!(run("5"), run("6"));
+}
+
+#[test]
+fn run_without_a_prompt_shows_the_model_at_work() {
+    let output = moce(&["run", "-n", "8", "--seed", "1"]);
+    assert!(output.status.success());
+    assert!(!output.stdout.is_empty());
+    assert!(text(&output.stderr).contains("Once upon a time"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn standard_input_and_files_are_prompts() {
+    let from_option = stdout(&GREEDY);
+    let piped = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16"], b"The capital of France is");
+    assert_eq!(text(&piped.stdout), from_option);
+    let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"The capital of France is");
+    assert_eq!(text(&dashed.stdout), from_option);
+}
+
+#[test]
+fn stop_texts_end_the_answer() {
+    let whole = stdout(&GREEDY);
+    let (before, _) = whole.split_once("Paris").unwrap();
+    let stopped = stdout(&[&GREEDY[..], &["--stop", "Paris"]].concat());
+    assert_eq!(stopped.trim_end_matches('\n'), before);
+}
+
+#[test]
+fn json_ends_with_one_object_that_repeats_the_text() {
+    let lines = stdout(&[&GREEDY[..], &["--json"]].concat());
+    let values: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, pieces) = values.split_last().unwrap();
+    let streamed: String = pieces.iter().map(|piece| piece["piece"].as_str().unwrap()).collect();
+    assert_eq!(summary["text"].as_str().unwrap(), streamed);
+    assert_eq!(summary["token_ids"].as_array().unwrap().len(), 16);
+    assert_eq!(summary["stop_reason"], "max_tokens");
+    assert_eq!(summary["prompt"]["tokens"], 5);
+    for field in ["version", "model", "isa", "io", "threads", "ctx", "memory_plan_bytes", "routing", "eviction"] {
+        assert!(!summary[field].is_null(), "{field}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_budget_is_kept() {
+    let budget = 200 << 20;
+    let lines = stdout(&[&GREEDY[..], &["--json", "--memory", "200MiB"]].concat());
+    let summary: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let number = |field: &str| summary[field].as_u64().unwrap();
+    let (peak, plan) = (number("peak_memory_bytes"), number("memory_plan_bytes"));
+    assert!(peak <= plan && plan <= budget, "peak {peak}, plan {plan}, budget {budget}");
+    assert!(number("memory_budget_bytes") == budget);
+    assert!(summary["generation"]["flash_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
+    let lines = |message: &str| message.trim_end().lines().count();
+    for (arguments, status, parts) in [
+        (&["run", "nosuch.gguf", "-p", "x"][..], 1, &["nosuch.gguf"][..]),
+        (&["run", "-p", "x", "--ctx", "100000"], 1, &["100000", "8192"]),
+        (&["run", "-p", "x", "--memory", "1MiB"], 1, &["1 MiB", "--memory"]),
+        (&["run", "-p", "x", "--capacity", "3"], 1, &["3 experts", "4", "60"]),
+        (&["tokenize", "--decode", "49152"], 1, &["49152"]),
+        (&["perplexity", "-f", "nosuch.txt"], 1, &["nosuch.txt"]),
+    ] {
+        let message = refused(arguments, status);
+        assert!(parts.iter().all(|part| message.contains(part)), "{arguments:?}: {message}");
+        assert!(lines(&message) <= 2, "{arguments:?}: {message}");
+    }
+    for (arguments, part) in [
+        (&["run", "--temp", "-1"][..], "--temp"),
+        (&["run", "--memory", "3G"], "--memory"),
+        (&["run", "--ctx", "0"], "--ctx"),
+        (&["run", "--top-p", "1.5"], "--top-p"),
+        (&["run", "--eviction", "fifo"], "--eviction"),
+        (&["run", "-p", "x", "-f", "y"], "--file"),
+        (&["sing"], "sing"),
+    ] {
+        let message = refused(arguments, 2);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    }
+    let isa = Command::new(env!("CARGO_BIN_EXE_moce")).args(GREEDY).env("MOCE_ISA", "abacus").output().unwrap();
+    assert_eq!(isa.status.code(), Some(1));
+    assert!(text(&isa.stderr).contains("MOCE_ISA"), "{}", text(&isa.stderr));
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_and_a_full_context_is_said() {
+    let message = moce(&["run", "-q", "--ctx", "4", "-p", "one two three four five six"]);
+    assert_eq!(message.status.code(), Some(1));
+    assert!(text(&message.stderr).contains("--ctx"), "{}", text(&message.stderr));
+    let full = moce(&["run", "--ctx", "12", "--temp", "0", "--ignore-eos", "-p", "one two three"]);
+    assert!(full.status.success());
+    assert!(text(&full.stderr).contains("context full"), "{}", text(&full.stderr));
+}
+
+#[test]
+fn text_becomes_tokens_and_tokens_become_text() {
+    let ids = stdout(&["tokenize", "Hello, wörld 🙂", "--ids"]);
+    let back = moce_with_input(&["tokenize", "--decode"], ids.as_bytes());
+    assert_eq!(text(&back.stdout), "Hello, wörld 🙂\n");
+}
+
+#[test]
+fn logits_are_those_that_run_picks_from() {
+    let all: serde_json::Value =
+        serde_json::from_str(&stdout(&["logits", "-q", "-p", "The capital of France is", "--json"])).unwrap();
+    let logits = all["logits"].as_array().unwrap();
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].as_f64().unwrap().total_cmp(&logits[b].as_f64().unwrap()));
+    let summary = stdout(&[&GREEDY[..], &["--json"]].concat());
+    let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["token_ids"][0].as_u64().unwrap() as usize, best.unwrap());
+}
+
+#[test]
+fn inspect_knows_the_experts() {
+    let overview: serde_json::Value = serde_json::from_str(&stdout(&["inspect", "--json"])).unwrap();
+    assert_eq!(overview["architecture"], "qwen2moe");
+    assert_eq!(overview["experts"]["count"], 60);
+    assert_eq!(overview["experts"]["per_token"], 4);
+}
+
+#[test]
+fn completions_and_manual_are_there() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        assert!(stdout(&["completions", shell]).contains("moce"), "{shell}");
+    }
+    assert!(stdout(&["man"]).contains(".TH"));
+    assert!(stdout(&["run", "--help"]).contains("Examples:"));
+}
