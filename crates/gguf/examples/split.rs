@@ -43,42 +43,46 @@ fn parse_bytes(text: &str) -> Option<u64> {
 
 /// The parts: each takes tensors until the next would put it over `limit`.
 fn plan(model: &Gguf, limit: u64) -> Result<Vec<Writer>, Box<dyn Error>> {
-    let tensor_count = i32::try_from(model.tensors().len())?;
+    let tensors: Vec<&Tensor> = model.tensors().collect();
     let mut parts: Vec<Writer> = Vec::new();
-    let start = |index: usize| -> Result<Writer, Box<dyn Error>> {
-        let mut writer = Writer::new();
-        for (key, value) in model.metadata().iter() {
-            // The alignment holds for the file that declares it, so every part does.
-            if index == 0 || key == "general.alignment" {
-                writer.set(key, value.clone())?;
-            }
+    let mut first = 0;
+    let mut part = build(model, 0, &[])?;
+    for (place, tensor) in tensors.iter().enumerate() {
+        add(&mut part, tensor)?;
+        if part.file_bytes() > limit && place > first {
+            parts.push(build(model, parts.len(), &tensors[first..place])?);
+            first = place;
+            part = build(model, parts.len(), &[tensor])?;
         }
-        writer.set(split::NUMBER_KEY, u16::try_from(index)?)?;
-        writer.set(split::COUNT_KEY, 0u16)?; // known at the end
-        writer.set(split::TENSORS_KEY, tensor_count)?;
-        Ok(writer)
-    };
-    let mut part = start(0)?;
-    for tensor in model.tensors() {
-        let mut grown = part.clone();
-        grown.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims())?;
-        if grown.file_bytes() > limit && part.tensors().len() > 0 {
-            parts.push(part);
-            grown = start(parts.len())?;
-            grown.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims())?;
+        if part.file_bytes() > limit {
+            let (name, size) = (tensor.name(), part.file_bytes());
+            return Err(format!("a part with tensor {name:?} alone takes {size} bytes, limit {limit}").into());
         }
-        if grown.file_bytes() > limit {
-            let size = grown.file_bytes();
-            return Err(
-                format!("a part with tensor {:?} alone takes {size} bytes, limit {limit}", tensor.name()).into()
-            );
-        }
-        part = grown;
     }
     parts.push(part);
     let count = u16::try_from(parts.len())?;
     parts.iter_mut().try_for_each(|part| part.set(split::COUNT_KEY, count))?;
     Ok(parts)
+}
+
+/// Part `index` with these tensors; the number of parts is set when it is known.
+fn build(model: &Gguf, index: usize, tensors: &[&Tensor]) -> Result<Writer, Box<dyn Error>> {
+    let mut part = Writer::new();
+    for (key, value) in model.metadata().iter() {
+        // The alignment holds for the file that declares it, so every part does.
+        if index == 0 || key == "general.alignment" {
+            part.set(key, value.clone())?;
+        }
+    }
+    part.set(split::NUMBER_KEY, u16::try_from(index)?)?;
+    part.set(split::COUNT_KEY, 0u16)?;
+    part.set(split::TENSORS_KEY, i32::try_from(model.tensors().len())?)?;
+    tensors.iter().try_for_each(|tensor| add(&mut part, tensor))?;
+    Ok(part)
+}
+
+fn add(part: &mut Writer, tensor: &Tensor) -> Result<(), Box<dyn Error>> {
+    Ok(part.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims())?)
 }
 
 /// Copies the data of the tensor of that name, piece by piece.
@@ -93,4 +97,54 @@ fn copy(model: &Gguf, tensor: &Tensor, out: &mut dyn io::Write) -> io::Result<()
         done += count;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{build, copy, parse_bytes, plan};
+    use moce_gguf::{Gguf, TensorType, Writer, split};
+
+    #[test]
+    fn parts_stay_under_the_limit_and_open_as_one() {
+        let mut writer = Writer::new();
+        writer.set("general.name", "whole").unwrap();
+        for index in 0..20 {
+            writer.add_tensor(&format!("t{index}"), TensorType::F32, &[100 + index]).unwrap();
+        }
+        let bytes =
+            writer.to_bytes(|tensor, out| out.write_all(&vec![tensor.dims()[0] as u8; tensor.bytes()])).unwrap();
+        let model = Gguf::parse("whole", bytes).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("m");
+        let parts = plan(&model, 2000).unwrap();
+        assert!(parts.len() >= 5);
+        for (number, part) in (1..).zip(&parts) {
+            assert!(part.file_bytes() <= 2000);
+            let path = split::part_path(&prefix, number, parts.len() as u32);
+            part.create(&path, |tensor, out| copy(&model, tensor, out)).unwrap();
+            assert_eq!(path.metadata().unwrap().len(), part.file_bytes());
+        }
+        let again = Gguf::open(&split::part_path(&prefix, 2, parts.len() as u32)).unwrap();
+        assert_eq!(again.metadata().string("general.name").unwrap(), "whole");
+        for (index, tensor) in again.tensors().enumerate() {
+            assert_eq!(tensor.name(), format!("t{index}"));
+            let mut data = vec![0; tensor.bytes()];
+            again.read_tensor(tensor, &mut data).unwrap();
+            assert!(data.iter().all(|&byte| byte == 100 + index as u8));
+        }
+        assert_eq!(again.tensors().len(), 20);
+
+        let alone = build(&model, 0, &[model.tensor("t0").unwrap()]).unwrap().file_bytes();
+        let error = plan(&model, alone - 1).unwrap_err().to_string();
+        assert!(error.starts_with("a part with tensor \"t0\" alone takes "), "{error}");
+    }
+
+    #[test]
+    fn sizes_with_units() {
+        assert_eq!(parse_bytes("47MB"), Some(47_000_000));
+        assert_eq!(parse_bytes("3 KiB"), Some(3072));
+        assert_eq!(parse_bytes("12"), Some(12));
+        assert_eq!(parse_bytes("x MB"), None);
+    }
 }
