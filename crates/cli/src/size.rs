@@ -21,7 +21,7 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     }
     let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit as f64;
     // 2^63: beyond any memory, and where f64 still counts in whole pages.
-    if bytes >= 0.0 && bytes < 9.2e18 { Ok(bytes as u64) } else { Err(wrong()) }
+    if (0.0..9.2e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
 #[cfg(test)]

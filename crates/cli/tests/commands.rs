@@ -1,5 +1,7 @@
 //! The binary as users and scripts see it: output, exit status, messages. On the demo model, which ships with the repository.
 
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 

@@ -1,5 +1,7 @@
 //! The tiny models' logits against those of Hugging Face `transformers`, and that every part of a model counts.
 
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
 use moce_engine::{Engine, EngineOptions, KvType, Session};
 use moce_gguf::{Gguf, Tensor, TensorType, Value};
 use moce_testkit::{TINY_MODELS, TinyModel, Variant, floats, variant};

@@ -1,5 +1,7 @@
 //! One set of bits: the same logits in one batch, in chunks, token by token, on every instruction set, with one thread or two.
 
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
 use moce_engine::{CpuOptions, Engine, EngineOptions, Isa, KvType, Session};
 use moce_gguf::Gguf;
 use moce_quant::Format;

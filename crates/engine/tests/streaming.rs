@@ -1,5 +1,7 @@
 //! Experts streamed from flash change no bit: every capacity, backend, eviction, chunk size and thread count against everything resident.
 
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
 use moce_engine::routing::RoutingOptions;
 use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session};
 use moce_gguf::{Gguf, Tensor, Writer};

@@ -7,4 +7,4 @@ mod data;
 mod tiny;
 
 pub use data::{data_bytes, data_path};
-pub use tiny::{TINY_MODELS, TinyModel, Variant, floats, requantised, variant};
+pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};

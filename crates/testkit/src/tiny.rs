@@ -33,12 +33,15 @@ impl TinyModel {
     }
 }
 
+/// What becomes of a tensor: its type and bytes.
+pub type ChangeTensor<'a> = dyn Fn(&Tensor, Vec<u8>) -> (TensorType, Vec<u8>) + 'a;
+
 /// A change to a model: what becomes of each metadata value (`None`: left out), of each tensor's bytes, and of its type.
 pub struct Variant<'a> {
     /// Metadata to set or, with `None`, to leave out.
     pub metadata: &'a [(&'a str, Option<Value>)],
     /// Gives a tensor's new type and bytes.
-    pub tensor: &'a dyn Fn(&Tensor, Vec<u8>) -> (TensorType, Vec<u8>),
+    pub tensor: &'a ChangeTensor<'a>,
 }
 
 /// The model with a change, in memory.

@@ -1,5 +1,7 @@
 //! The rules of the tree: crates depend only on crates above them, `unsafe` stays in its zones, every file says what it is.
 
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

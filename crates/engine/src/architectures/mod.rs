@@ -37,7 +37,7 @@ pub(crate) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn Architecture>, Err
         Some((_, load)) => load(loader),
         None => {
             let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
-            Err(Error::unknown_architecture(loader.gguf(), &name, known.join(", ")))
+            Err(Error::unknown_architecture(loader.gguf(), name, known.join(", ")))
         }
     }
 }
