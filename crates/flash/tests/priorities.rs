@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::in_memory;
 
-const FILE: usize = 64 << 20;
+const FILE: usize = 20 << 20;
 const SLICE: usize = 1 << 20;
 
 /// 1 GB/s, 100 µs, 4 lanes.
@@ -36,7 +36,7 @@ fn fetcher(clock: &Clock, slots: usize) -> (Fetcher, Vec<SlotId>) {
 
 /// The three slices of expert `index`, far apart and on blocks.
 fn expert(index: u64) -> [Slice; 3] {
-    [0, 1, 2].map(|part| Slice { file: 0, offset: part * (20 << 20) + index * (1 << 20), bytes: SLICE })
+    [0, 1, 2].map(|part| Slice { file: 0, offset: part * (4 << 20) + index * (1 << 20), bytes: SLICE })
 }
 
 #[test]
@@ -108,6 +108,22 @@ fn a_demand_waits_for_at_most_a_mebibyte_of_background_and_none_starts_before_it
     }
     assert_eq!(landed(&fetcher), 9);
     assert!(fetcher.is_idle());
+}
+
+#[test]
+fn no_background_read_starts_while_a_demand_is_in_flight() {
+    let clock = Clock::virtual_time();
+    let (mut fetcher, slots) = fetcher(&clock, 3);
+    fetcher.request(slots[0], &expert(0), Urgency::Demand).unwrap();
+    fetcher.request(slots[1], &expert(1), Urgency::Background).unwrap();
+    fetcher.submit();
+    fetcher.wait(slots[0], 0).unwrap();
+    // Two slices are still in flight: whatever started behind them would come before the second demand.
+    fetcher.request(slots[2], &expert(2), Urgency::Demand).unwrap();
+    fetcher.submit();
+    fetcher.wait(slots[2], 2).unwrap();
+    let expected = Duration::from_micros(100) + Duration::from_nanos(6 << 20);
+    assert!(clock.now().saturating_sub(expected) < Duration::from_micros(300), "{:?}", clock.now());
 }
 
 #[test]
