@@ -53,21 +53,21 @@ impl<'a> Tile<'a> {
         scale: f32,
         scores: &mut [f32],
     ) {
-        // The second number: how many partial sums of R16 are computed together, as many as registers hold.
+        // Then: how many partial sums of R16 are computed together, as many as registers hold, and in how many passes.
         match count {
-            1 if L::TILE == 1 => self.attend_rows::<L, E, 1, 16>(l, head, scale, scores),
-            1 if L::TILE == 2 => self.attend_rows::<L, E, 1, 4>(l, head, scale, scores),
-            2 if L::TILE == 2 => self.attend_rows::<L, E, 2, 2>(l, head, scale, scores),
-            1 if L::TILE == 4 => self.attend_rows::<L, E, 1, 16>(l, head, scale, scores),
-            2 if L::TILE == 4 => self.attend_rows::<L, E, 2, 8>(l, head, scale, scores),
-            3 if L::TILE == 4 => self.attend_rows::<L, E, 3, 4>(l, head, scale, scores),
-            4 if L::TILE == 4 => self.attend_rows::<L, E, 4, 4>(l, head, scale, scores),
+            1 if L::TILE == 1 => self.attend_rows::<L, E, 1, 16, 1>(l, head, scale, scores),
+            1 if L::TILE == 2 => self.attend_rows::<L, E, 1, 4, 4>(l, head, scale, scores),
+            2 if L::TILE == 2 => self.attend_rows::<L, E, 2, 2, 8>(l, head, scale, scores),
+            1 if L::TILE == 4 => self.attend_rows::<L, E, 1, 16, 1>(l, head, scale, scores),
+            2 if L::TILE == 4 => self.attend_rows::<L, E, 2, 8, 2>(l, head, scale, scores),
+            3 if L::TILE == 4 => self.attend_rows::<L, E, 3, 4, 4>(l, head, scale, scores),
+            4 if L::TILE == 4 => self.attend_rows::<L, E, 4, 4, 4>(l, head, scale, scores),
             _ => unreachable!("{count} queries in a tile"),
         }
     }
 
     #[inline(always)]
-    fn attend_rows<L: Lanes, E: Element, const R: usize, const N: usize>(
+    fn attend_rows<L: Lanes, E: Element, const R: usize, const N: usize, const P: usize>(
         &mut self,
         l: L,
         head: &KvHead<'_, E>,
@@ -79,7 +79,7 @@ impl<'a> Tile<'a> {
         let mut rows: [&mut [f32]; R] =
             std::array::from_fn(|_| rows.next().expect("scratch has room for all positions"));
         for group in 0..row_len / LANES {
-            let sums = scores_of_group::<L, E, R, N>(l, &head.key_group(group), self.queries);
+            let sums = scores_of_group::<L, E, R, N, P>(l, &head.key_group(group), self.queries);
             for (row, sum) in rows.iter_mut().zip(sums) {
                 l.store(l.mul(sum, l.splat(scale)), &mut row.as_chunks_mut().0[group]);
             }
@@ -172,20 +172,20 @@ impl<'a> Tile<'a> {
 
 /// R16(q, k) for `R` queries and the sixteen keys of a group, a key in each lane, so that the partial sums s_0 to s_15 are vectors.
 ///
-/// A pass computes `N` of them, 16 / `N` apart, and adds those up: the levels w = 8, 4, ... of R16's tree that are left at 16 / `N`
-/// sums, one a pass. The lower levels add the passes.
+/// Each of `P` passes computes `N` of them, `P` apart, and adds those up: the levels w = 8, 4, ... of R16's tree down to w = `P`,
+/// which leave one sum a pass. The lower levels add the passes.
 #[inline(always)]
-fn scores_of_group<L: Lanes, E: Element, const R: usize, const N: usize>(
+fn scores_of_group<L: Lanes, E: Element, const R: usize, const N: usize, const P: usize>(
     l: L,
     keys: &KeyGroup<'_, E>,
     queries: &[[f32; TILE]],
 ) -> [L::F; R] {
-    let passes = LANES / N;
-    let mut sums = [[l.splat(0.0); R]; LANES];
-    for (i, sum) in sums[..passes].iter_mut().enumerate() {
+    const { assert!(N * P == LANES) };
+    let mut sums = [pass::<L, E, R, N>(l, keys, queries, 0); P];
+    for (i, sum) in sums.iter_mut().enumerate().skip(1) {
         *sum = pass::<L, E, R, N>(l, keys, queries, i);
     }
-    let mut width = passes / 2;
+    let mut width = P / 2;
     while width > 0 {
         for i in 0..width {
             for r in 0..R {

@@ -16,8 +16,8 @@ use std::mem::offset_of;
 /// Rows in a group.
 const ROWS: usize = 8;
 
-/// Tokens whose accumulators fit the 16 registers.
-const TOKENS_MAX: usize = 4;
+/// Tokens whose accumulators fit the 16 registers. Four spill, and do a tenth less.
+const TOKENS_MAX: usize = 3;
 
 /// How far ahead of the loads weights are asked for, into L2.
 const PREFETCH_BYTES: usize = 16 << 10;
@@ -250,7 +250,7 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
 /// Cuts the tile of tokens into what fits the registers.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tiles<F: Unpack>(tokens: usize, job: &Groups) {
-    const { assert!(TOKENS_MAX == 4) };
+    const { assert!(TOKENS_MAX == 3) };
     let parts = tokens.div_ceil(TOKENS_MAX);
     for part in 0..parts {
         let range = split(tokens, parts, part);
@@ -259,8 +259,7 @@ unsafe fn tiles<F: Unpack>(tokens: usize, job: &Groups) {
             match range.len() {
                 1 => tile::<F, 1>(job, range.start),
                 2 => tile::<F, 2>(job, range.start),
-                3 => tile::<F, 3>(job, range.start),
-                _ => tile::<F, 4>(job, range.start),
+                _ => tile::<F, 3>(job, range.start),
             }
         }
     }
