@@ -293,7 +293,11 @@ impl Fetcher {
             return Err(Error::Device { device: self.device.name(), cause: io::Error::other("a read was lost") });
         }
         let mut done = std::mem::take(&mut self.done);
-        let outcome = self.device.complete(wait_for, &mut done);
+        let mut outcome = self.device.complete(wait_for, &mut done);
+        if wait_for > 0 && done.is_empty() && outcome.is_ok() {
+            // Waiting on would never end: a panic has come between a completion and our account of it.
+            outcome = Err(io::Error::other("a read was lost"));
+        }
         done.drain(..).for_each(|completion| self.finish(completion));
         self.done = done;
         self.dispatch();
