@@ -4,9 +4,13 @@
 //! [`Rope`] holds the frequencies. Once a step a [`RopeTable`] is filled for the positions of the step; all layers and heads share
 //! it. Nothing is allocated after the table is made.
 
-use crate::lanes::{LANES, Lanes, Operation};
-use crate::math::{cos_f64, ln_f64, pow_f64, sin_f64};
-use crate::{Cpu, Error};
+mod rotate;
+mod scaling;
+
+use crate::Error;
+use crate::math::{cos_f64, pow_f64, sin_f64};
+pub use scaling::RopeScaling;
+use scaling::Stretch;
 use std::ops::Range;
 
 /// Which two values of a head rotate together.
@@ -16,34 +20,6 @@ pub enum RopePairing {
     Interleaved,
     /// `x[i]` and `x[i + dimensions / 2]` (NEOX; `qwen2moe`).
     Halves,
-}
-
-/// How frequencies are stretched to contexts longer than the trained one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All divided by `factor`.
-    Linear {
-        /// `rope.scaling.factor`.
-        factor: f32,
-    },
-    /// Low frequencies divided by `factor`, high ones kept, a ramp between.
-    Yarn {
-        /// `rope.scaling.factor`.
-        factor: f32,
-        /// `rope.scaling.original_context_length`.
-        original_context: usize,
-        /// Turns over the original context from which on a frequency is kept: `rope.scaling.yarn_beta_fast`, by default 32.
-        beta_fast: f32,
-        /// Turns up to which it is divided: `rope.scaling.yarn_beta_slow`, by default 1.
-        beta_slow: f32,
-        /// How much of the ramp is applied: `rope.scaling.yarn_ext_factor`, by default 1; 0 is linear scaling.
-        extrapolation: f32,
-        /// `rope.scaling.attn_factor`, by default 1. Cosine and sine are multiplied with it and, unless `extrapolation` is 0, with
-        /// 1 + 0.1 · ln(factor).
-        attention_factor: f32,
-    },
 }
 
 /// What a model says about its rotary embedding.
@@ -165,157 +141,6 @@ fn table_row_len(pairing: RopePairing, dimensions: usize) -> usize {
 
 fn require(holds: bool, what: &'static str, found: impl ToString, expected: &'static str) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::Rope { what, found: found.to_string(), expected }) }
-}
-
-/// What each frequency is multiplied with.
-enum Stretch {
-    Same(f64),
-    /// From 1 for pairs up to `low` to `interpolated` for pairs from `high` on.
-    Ramp {
-        low: f64,
-        high: f64,
-        extrapolation: f64,
-        interpolated: f64,
-    },
-}
-
-impl Stretch {
-    /// And the magnitude of cosine and sine.
-    fn new(scaling: RopeScaling, dimensions: usize, base: f64) -> Result<(Stretch, f64), Error> {
-        match scaling {
-            RopeScaling::None => Ok((Stretch::Same(1.0), 1.0)),
-            RopeScaling::Linear { factor } => {
-                require(factor.is_finite() && factor > 0.0, "scaling factor", factor, "a positive number")?;
-                Ok((Stretch::Same(1.0 / f64::from(factor)), 1.0))
-            }
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, extrapolation, attention_factor } => {
-                require(factor.is_finite() && factor > 0.0, "scaling factor", factor, "a positive number")?;
-                require(original_context > 0, "original context", original_context, "a positive number")?;
-                for (what, beta) in [("beta_fast", beta_fast), ("beta_slow", beta_slow)] {
-                    require(beta.is_finite() && beta > 0.0, what, beta, "a positive number")?;
-                }
-                require(extrapolation.is_finite(), "extrapolation factor", extrapolation, "a number")?;
-                require(attention_factor.is_finite(), "attention factor", attention_factor, "a number")?;
-                let (factor, attention) = (f64::from(factor), f64::from(attention_factor));
-                if extrapolation == 0.0 {
-                    return Ok((Stretch::Same(1.0 / factor), attention));
-                }
-                // The pair that turns `beta` times over the original context. (The limit below is on dimensions, as in the
-                // authors' code; models are trained with that.)
-                let pair_of = |beta: f32| {
-                    let turns = original_context as f64 / (f64::from(beta) * 2.0 * std::f64::consts::PI);
-                    dimensions as f64 * ln_f64(turns) / (2.0 * ln_f64(base))
-                };
-                let low = pair_of(beta_fast).floor().max(0.0);
-                let high = pair_of(beta_slow).ceil().min(dimensions as f64 - 1.0);
-                let ramp =
-                    Stretch::Ramp { low, high, extrapolation: f64::from(extrapolation), interpolated: 1.0 / factor };
-                let magnitude = if factor > 1.0 { 1.0 + 0.1 * ln_f64(factor) } else { 1.0 };
-                Ok((ramp, attention * magnitude))
-            }
-        }
-    }
-
-    fn of(&self, pair: usize) -> f64 {
-        match *self {
-            Stretch::Same(stretch) => stretch,
-            Stretch::Ramp { low, high, extrapolation, interpolated } => {
-                let along = (pair as f64 - low) / (high - low).max(0.001);
-                let kept = (1.0 - along.clamp(0.0, 1.0)) * extrapolation;
-                interpolated * (1.0 - kept) + kept
-            }
-        }
-    }
-}
-
-impl Cpu {
-    /// Rotates every head of every token: `x` is `[tokens, heads, head_dim]` for the tokens of the table.
-    ///
-    /// # Panics
-    /// The shapes do not fit.
-    pub fn rotate(&self, table: &RopeTable, x: &mut [f32], head_dim: usize) {
-        let tokens = table.tokens;
-        assert!(table.dimensions <= head_dim, "{} rotating dimensions of {head_dim}", table.dimensions);
-        assert!(x.len().is_multiple_of(tokens.max(1) * head_dim), "{} values, {tokens} tokens", x.len());
-        if x.is_empty() {
-            return;
-        }
-        let width = x.len() / tokens;
-        let row_len = table_row_len(table.pairing, table.dimensions);
-        self.rows_in_parts(x, width, 2 * width, |first, x| {
-            let factors = &table.factors[first * row_len..];
-            for (x, factors) in x.chunks_exact_mut(width).zip(factors.chunks_exact(row_len)) {
-                self.on_lanes(Rotate { x, factors, pairing: table.pairing, dimensions: table.dimensions, head_dim });
-            }
-        });
-    }
-}
-
-/// The heads of one token.
-struct Rotate<'a> {
-    x: &'a mut [f32],
-    factors: &'a [f32],
-    pairing: RopePairing,
-    dimensions: usize,
-    head_dim: usize,
-}
-
-impl Operation for Rotate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let (first, second) = self.factors.split_at(self.factors.len() / 2);
-        for head in self.x.chunks_exact_mut(self.head_dim) {
-            let rotating = &mut head[..self.dimensions];
-            match self.pairing {
-                RopePairing::Halves => rotate_halves(l, rotating, first, second),
-                RopePairing::Interleaved => rotate_neighbours(l, rotating, first, second),
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn rotate_halves<L: Lanes>(l: L, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (x0, x1) = x.split_at_mut(cos.len());
-    let (x0, x0_tail) = x0.as_chunks_mut::<LANES>();
-    let (x1, x1_tail) = x1.as_chunks_mut::<LANES>();
-    let (cos, cos_tail) = cos.as_chunks::<LANES>();
-    let (sin, sin_tail) = sin.as_chunks::<LANES>();
-    for (((x0, x1), c), s) in x0.iter_mut().zip(x1).zip(cos).zip(sin) {
-        let (y0, y1) = rotate_pair(l, l.load(x0), l.load(x1), l.load(c), l.load(s));
-        l.store(y0, x0);
-        l.store(y1, x1);
-    }
-    if !x0_tail.is_empty() {
-        let load = |from: &[f32]| l.load_first(from, 0.0);
-        let (y0, y1) = rotate_pair(l, load(x0_tail), load(x1_tail), load(cos_tail), load(sin_tail));
-        l.store_first(y0, x0_tail);
-        l.store_first(y1, x1_tail);
-    }
-}
-
-#[inline(always)]
-fn rotate_pair<L: Lanes>(l: L, x0: L::F, x1: L::F, c: L::F, s: L::F) -> (L::F, L::F) {
-    (l.fma(x0, c, l.neg(l.mul(x1, s))), l.fma(x0, s, l.mul(x1, c)))
-}
-
-/// In even lanes x0·cos + x1·(-sin), in odd ones x0·sin + x1·cos: the same two roundings as for halves.
-#[inline(always)]
-fn rotate_neighbours<L: Lanes>(l: L, x: &mut [f32], first: &[f32], second: &[f32]) {
-    let (x, x_tail) = x.as_chunks_mut::<LANES>();
-    let (a, a_tail) = first.as_chunks::<LANES>();
-    let (b, b_tail) = second.as_chunks::<LANES>();
-    for ((x, a), b) in x.iter_mut().zip(a).zip(b) {
-        let v = l.load(x);
-        l.store(l.fma(l.even(v), l.load(a), l.mul(l.odd(v), l.load(b))), x);
-    }
-    if !x_tail.is_empty() {
-        let v = l.load_first(x_tail, 0.0);
-        let y = l.fma(l.even(v), l.load_first(a_tail, 0.0), l.mul(l.odd(v), l.load_first(b_tail, 0.0)));
-        l.store_first(y, x_tail);
-    }
 }
 
 #[cfg(test)]

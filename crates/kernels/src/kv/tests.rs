@@ -1,6 +1,8 @@
 //! What is stored is the rounded value, at its place, whatever the order of storing.
 
 use super::*;
+use crate::Cpu;
+use crate::lanes::{LANES, Lanes, Operation};
 use crate::twin::{Random, assert_bits, on_every_cpu};
 use moce_quant::Format;
 
