@@ -6,8 +6,8 @@
 //!
 //! FILE should be incompressible and larger than memory is fast (8 GB). First `fio` (io_uring, direct) is surveyed over
 //! block sizes and depths, and our own probe runs once. Then, in every round, in changing order: fio with its best three
-//! settings, and our bursts of 1, 2, 4 and 8 experts of three slices, each drained before the next. The share is the median
-//! of the rounds' (ours / the best fio of that round); also given are the medians and the spread of both.
+//! settings, and our bursts of 1, 2, 4 and 8 experts of three slices, each drained before the next. The share is that of the
+//! medians, against the setting of fio with the best median; behind it the median and spread of the rounds' own shares.
 
 use moce_flash::{
     Arena, Backend, Direct, Error, Fetcher, Files, Options, Probe, Slice, SlotClass, SlotId, Tuning, Urgency,
@@ -70,16 +70,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let fios: Vec<Fio> = survey.iter().take(3).map(|&(_, fio)| fio).collect();
 
-    let mut fio_rates = Vec::new();
-    let mut ours = vec![[const { Vec::new() }; EXPERTS.len()]; tunings.len()];
+    let mut fio_rates = vec![Vec::new(); fios.len()];
+    let mut ours = vec![[const { Vec::<Bursts>::new() }; EXPERTS.len()]; tunings.len()];
     let mut seed = 7;
     for round in 0..rounds {
         let jobs = fios.len() + tunings.len() * EXPERTS.len();
-        let mut best_fio: f64 = 0.0;
         for job in 0..jobs {
             let job = (job + round * 3) % jobs;
             if let Some(fio) = fios.get(job) {
-                best_fio = best_fio.max(fio.rate(&path, seconds)?);
+                fio_rates[job].push(fio.rate(&path, seconds)?);
             } else {
                 let (tuning, experts) = ((job - fios.len()) / EXPERTS.len(), (job - fios.len()) % EXPERTS.len());
                 fetcher.set_tuning(tunings[tuning]);
@@ -87,25 +86,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ours[tuning][experts].push(bursts(&mut fetcher, &slots[..EXPERTS[experts]], slice, seconds, seed)?);
             }
         }
-        fio_rates.push(best_fio);
     }
-    println!("fio, best of {} settings a round: {}", fios.len(), summary(&fio_rates, 1e9));
-    for (tuning, rates) in tunings.iter().zip(&ours) {
-        for (experts, rates) in EXPERTS.iter().zip(rates) {
-            let shares: Vec<f64> = rates.iter().zip(&fio_rates).map(|(ours, fio)| ours / fio).collect();
+    for (fio, rates) in fios.iter().zip(&fio_rates) {
+        println!("fio, {} KiB x {}: {} GB/s", fio.kibibytes, fio.depth, summary(rates, 1e9));
+    }
+    let best = fio_rates.iter().max_by(|one, other| median(one).total_cmp(&median(other))).ok_or("no fio")?;
+    for (tuning, measured) in tunings.iter().zip(&ours) {
+        for (experts, measured) in EXPERTS.iter().zip(measured) {
+            let rates: Vec<f64> = measured.iter().map(|one| one.rate).collect();
+            let firsts: Vec<f64> = measured.iter().map(|one| one.first).collect();
+            let shares: Vec<f64> = rates.iter().zip(best).map(|(ours, fio)| ours / fio).collect();
             println!(
-                "{tuning}: bursts of {experts}: {} GB/s, share of fio {}; share of medians {:.2}",
-                summary(rates, 1e9),
+                "{tuning}: bursts of {experts}: {} GB/s, {:.2} of fio; by round {}; first expert at {:.2} of the burst",
+                summary(&rates, 1e9),
+                median(&rates) / median(best),
                 summary(&shares, 1.0),
-                median(rates) / median(&fio_rates)
+                median(&firsts)
             );
         }
     }
     Ok(())
 }
 
-/// Bytes of slices a second, in drained bursts at random places.
-fn bursts(fetcher: &mut Fetcher, slots: &[SlotId], slice: usize, seconds: f64, seed: u64) -> Result<f64, Error> {
+/// What a series of drained bursts showed.
+#[derive(Clone)]
+struct Bursts {
+    /// Bytes of slices a second.
+    rate: f64,
+    /// When the first expert had landed, as a share of the burst's time.
+    first: f64,
+}
+
+/// Drained bursts at random places.
+fn bursts(fetcher: &mut Fetcher, slots: &[SlotId], slice: usize, seconds: f64, seed: u64) -> Result<Bursts, Error> {
     let file_bytes = fetcher.files()[0].identity().bytes;
     let places = (file_bytes - slice as u64) / 32;
     let mut state = seed;
@@ -115,19 +128,24 @@ fn bursts(fetcher: &mut Fetcher, slots: &[SlotId], slice: usize, seconds: f64, s
     };
     let begin = Instant::now();
     let mut bytes = 0;
+    let mut firsts = Vec::new();
     while begin.elapsed().as_secs_f64() < seconds {
+        let start = Instant::now();
         for &slot in slots {
             fetcher.request(slot, &[place(), place(), place()], Urgency::Demand)?;
         }
         fetcher.submit();
+        let mut first = 0.0;
         for &slot in slots {
-            for part in 0..3 {
-                fetcher.wait(slot, part)?;
+            (0..3).try_for_each(|part| fetcher.wait(slot, part))?;
+            if slot == slots[0] {
+                first = start.elapsed().as_secs_f64();
             }
         }
+        firsts.push(first / start.elapsed().as_secs_f64());
         bytes += slots.len() * 3 * slice;
     }
-    Ok(bytes as f64 / begin.elapsed().as_secs_f64())
+    Ok(Bursts { rate: bytes as f64 / begin.elapsed().as_secs_f64(), first: median(&firsts) })
 }
 
 /// One setting of fio.

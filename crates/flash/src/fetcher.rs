@@ -23,6 +23,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+/// Idle-time reads in flight, in bytes: at 1 GB/s a demand read waits at most a millisecond for them.
+const BACKGROUND_BYTES: usize = 1 << 20;
+
 /// Why an expert is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
@@ -143,7 +146,14 @@ impl Fetcher {
             }
             let block_bytes = self.files[slice.file].block_bytes();
             let window = Window::around(slice, block_bytes, file_bytes);
-            let piece_bytes = self.tuning.piece_of(window.bytes(), block_bytes);
+            let tuning = match urgency {
+                Urgency::Demand => self.tuning,
+                // Small enough that a demand never waits for a large guess.
+                Urgency::Background => {
+                    Tuning { piece_bytes: self.tuning.piece_bytes.min(BACKGROUND_BYTES / 2), ..self.tuning }
+                }
+            };
+            let piece_bytes = tuning.piece_of(window.bytes(), block_bytes);
             *target = SliceFetch { slice: *slice, window, start, next: window.offset, piece_bytes, pieces: 0 };
             start += page_rounded(window.bytes());
         }
@@ -165,8 +175,9 @@ impl Fetcher {
         self.dispatch();
     }
 
-    /// Takes what has come back and starts what waited for that, without sleeping. To be called now and then while
-    /// computing, if more was requested than the device takes at once, and for background fetches.
+    /// Takes what has come back and starts what waited for that, without sleeping. To be called every millisecond or two
+    /// while computing with requests outstanding: the device is kept shallow, so that experts land one after the other, and
+    /// gets its next reads here.
     ///
     /// # Errors
     /// The device failed.

@@ -3,13 +3,10 @@
 use crate::device::{Completion, Read};
 use crate::fetcher::fetch::Course;
 use crate::fetcher::piece::{Next, Piece};
-use crate::fetcher::{Fetcher, Urgency};
+use crate::fetcher::{BACKGROUND_BYTES, Fetcher, Urgency};
 use crate::slot::SlotState;
 use crate::window::Window;
 use crate::{SlotId, Via};
-
-/// Idle-time reads in flight, in bytes: at 1 GB/s a demand read waits at most a millisecond for them.
-const BACKGROUND_BYTES: usize = 1 << 20;
 
 impl Fetcher {
     fn in_flight_of(&mut self, urgency: Urgency) -> &mut usize {
