@@ -9,6 +9,8 @@ use crate::{Error, Part, limits};
 
 /// Bytes fetched at a time.
 const BUFFER_BYTES: usize = 64 << 10;
+/// How many characters of a name messages show; names have up to [`limits::NAME_BYTES`].
+const SHOWN: usize = 100;
 
 pub(crate) struct Cursor<'a> {
     part: &'a Part,
@@ -32,8 +34,15 @@ impl<'a> Cursor<'a> {
         self.position
     }
 
-    pub(crate) fn set_subject(&mut self, subject: String) {
-        self.subject = subject;
+    /// Says that the key or tensor `number` (from 0) is read, whose name is not known yet.
+    pub(crate) fn enter(&mut self, kind: &str, number: usize) {
+        self.subject = format!("{kind} {number}");
+    }
+
+    /// Says that the key or tensor `name` is read; a name may be long, so its beginning has to do.
+    pub(crate) fn enter_named(&mut self, kind: &str, name: &str) {
+        let shown: String = name.chars().take(SHOWN).collect();
+        self.subject = format!("{kind} {shown:?}");
     }
 
     /// An error at `offset` about field `what` of the subject.
@@ -111,8 +120,8 @@ impl<'a> Cursor<'a> {
             return Err(self.malformed(offset, what, "at least one byte", "none"));
         }
         String::from_utf8(bytes).map_err(|error| {
-            let escaped = error.as_bytes().escape_ascii().to_string();
-            self.malformed(offset, what, "UTF-8", format_args!("\"{escaped}\""))
+            let shown = &error.as_bytes()[..error.as_bytes().len().min(SHOWN)];
+            self.malformed(offset, what, "UTF-8", format_args!("\"{}\"", shown.escape_ascii()))
         })
     }
 

@@ -76,10 +76,10 @@ fn metadata(cursor: &mut Cursor<'_>, part: &Part, count: usize) -> Result<(Metad
     let mut entries = Vec::with_capacity(count);
     let mut places = Vec::with_capacity(count);
     for index in 0..count {
-        cursor.set_subject(format!("key {index} of {count}"));
+        cursor.enter("key", index);
         places.push(cursor.position());
         let key = cursor.name("key")?;
-        cursor.set_subject(format!("key {key:?}"));
+        cursor.enter_named("key", &key);
         let value_at = cursor.position();
         let value = value(cursor)?;
         if key == ALIGNMENT_KEY {
@@ -93,7 +93,7 @@ fn metadata(cursor: &mut Cursor<'_>, part: &Part, count: usize) -> Result<(Metad
     match Metadata::new(part.path(), entries) {
         Ok(metadata) => Ok((metadata, alignment)),
         Err((second, key)) => {
-            cursor.set_subject(format!("key {key:?}"));
+            cursor.enter_named("key", &key);
             Err(cursor.malformed(places[second], "key", "each key once", "it again"))
         }
     }
@@ -190,9 +190,9 @@ struct Place {
 }
 
 fn tensor_entry(cursor: &mut Cursor<'_>, index: usize, part: usize, alignment: u64) -> Result<(Tensor, Place), Error> {
-    cursor.set_subject(format!("tensor {index}"));
+    cursor.enter("tensor", index);
     let name = cursor.name("name")?;
-    cursor.set_subject(format!("tensor {name:?}"));
+    cursor.enter_named("tensor", &name);
 
     let shape_at = cursor.position();
     let dim_count = cursor.u32("number of dimensions")? as usize;
@@ -244,7 +244,7 @@ fn place_tensors(
         match (start, end) {
             (Some(start), Some(end)) if end <= part.bytes() => tensor.offset = start,
             _ => {
-                cursor.set_subject(format!("tensor {:?}", tensor.name));
+                cursor.enter_named("tensor", &tensor.name);
                 let room = part.bytes().saturating_sub(data_start);
                 let expected = format!("{} bytes inside the data ({room} bytes)", tensor.bytes);
                 return Err(cursor.malformed(place.said_at, "offset", expected, place.offset));
@@ -257,7 +257,7 @@ fn place_tensors(
         let (first, second) = (&tensors[pair[0]], &tensors[pair[1]]);
         let end = first.offset + first.bytes as u64;
         if second.offset < end {
-            cursor.set_subject(format!("tensor {:?}", second.name));
+            cursor.enter_named("tensor", &second.name);
             let expected = format!("at least {}, where {:?} ends", end - data_start, first.name);
             return Err(cursor.malformed(places[pair[1]].said_at, "offset", expected, second.offset - data_start));
         }
