@@ -232,7 +232,8 @@ impl Arena {
         Target { start, bytes: range.len() }
     }
 
-    /// The arena's memory, cut between slots into parts of at most `most` bytes (or of one slot).
+    /// The arena's memory, for io_uring to register, cut between slots into parts of at most `most` bytes (or of one slot).
+    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn parts(&self, most: usize) -> Vec<(NonNull<u8>, usize)> {
         let mut parts: Vec<(NonNull<u8>, usize)> = Vec::new();
         for slot in self.slots.iter().filter(|slot| slot.bytes > 0) {
@@ -365,7 +366,8 @@ pub(crate) struct Target {
 unsafe impl Send for Target {}
 
 impl Target {
-    /// Address of the first byte.
+    /// Address of the first byte, for io_uring.
+    #[cfg(target_os = "linux")]
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }

@@ -257,7 +257,7 @@ impl ModelFile {
 }
 
 /// Opens the same file again, for direct reads.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn open_direct(file: &File, path: &Path) -> Result<File, String> {
     let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
     reopen(file, path, flags).map_err(|cause| format!("the file system refuses direct I/O: {cause}"))
@@ -271,7 +271,7 @@ fn open_direct(file: &File, path: &Path) -> Result<File, String> {
     Ok(opened)
 }
 
-#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 fn open_direct(_file: &File, _path: &Path) -> Result<File, String> {
     Err("not supported on this system".to_owned())
 }
@@ -316,7 +316,7 @@ fn check_direct(buffered: &File, direct: &File, block_bytes: usize, file_bytes: 
 }
 
 /// The block that direct reads must keep to: the largest of what the system says about offsets and memory.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn system_block_bytes(file: &File) -> usize {
     use rustix::fs::{AtFlags, StatxFlags, statx};
     let Ok(status) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else { return DEFAULT_BLOCK_BYTES };
@@ -326,18 +326,18 @@ fn system_block_bytes(file: &File) -> usize {
     if known && usable { reported } else { DEFAULT_BLOCK_BYTES }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn system_block_bytes(_file: &File) -> usize {
     DEFAULT_BLOCK_BYTES
 }
 
 /// Experts are read in no order: reading ahead would only multiply the traffic.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn advise_random(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn advise_dropped(file: &File, offset: u64, bytes: usize) {
     // Pages that are covered in part would stay.
     let page = rustix::param::page_size() as u64;
@@ -345,10 +345,10 @@ fn advise_dropped(file: &File, offset: u64, bytes: usize) {
     let _ = rustix::fs::fadvise(file, start, std::num::NonZeroU64::new(end - start), rustix::fs::Advice::DontNeed);
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn advise_random(_file: &File) {}
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn advise_dropped(_file: &File, _offset: u64, _bytes: usize) {}
 
 #[cfg(all(test, not(loom)))]

@@ -52,7 +52,7 @@ impl Memory {
         let padding = if slack == 0 { 0 } else { mapping.as_ptr().align_offset(HUGE_PAGE_BYTES) };
         // SAFETY: padding < HUGE_PAGE_BYTES = slack, so the start and `bytes` behind it stay inside the mapping.
         let start = unsafe { mapping.add(padding) };
-        #[cfg(target_os = "linux")]
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         if slack != 0 {
             // SAFETY: the range lies inside our own mapping; the advice changes no contents. A refusal only costs speed.
             let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
@@ -68,7 +68,7 @@ impl Memory {
         if self.bytes == 0 {
             return Ok(());
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         {
             let advice = rustix::mm::Advice::LinuxPopulateWrite;
             // SAFETY: the range lies inside our own mapping, from a page's start; populating changes no contents.
