@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -83,6 +83,18 @@ class Base:
         """A tensor decoded to f32: [out, in] for matrices."""
         decoded = dequantize(self.raw(name), self.tensors[name].tensor_type)
         return torch.from_numpy(np.array(decoded, dtype=np.float32))
+
+    def blocks(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A Q4_1 matrix as codes [out, in] u8, scales and minima [out, in / 32] f32; value = scale * code + minimum."""
+        kind = self.tensors[name].tensor_type
+        if kind != GGMLQuantizationType.Q4_1:
+            raise ValueError(f"{name}: expected Q4_1, found {kind.name}")
+        rows = np.ascontiguousarray(self.raw(name))
+        blocks = rows.reshape(len(rows), -1, 20)
+        scales, minima = (np.ascontiguousarray(blocks[..., i : i + 2]).view(np.float16)[..., 0] for i in (0, 2))
+        codes = np.concatenate([blocks[..., 4:] & 15, blocks[..., 4:] >> 4], -1).reshape(len(rows), -1)
+        as_f32 = lambda values: torch.from_numpy(values.astype(np.float32))
+        return torch.from_numpy(codes), as_f32(scales), as_f32(minima)
 
     def tokenizer(self) -> Tokenizer:
         """Byte-level BPE with single digits, from the file's metadata."""

@@ -178,7 +178,7 @@ def main() -> None:
         text = text[: count * WINDOW * 8]
     ids = tokenizer.encode(text, add_special_tokens=False).ids
 
-    layers, output_norm = student.load_stage(work, given["STAGE"], base_model, settings)
+    layers, output_norm = student.load_stage(work, given["STAGE"], base, base_model, settings)
     dense_run = lambda inputs, index=0: dense_forward(inputs, dense, ends, base.sizes, cos, sin)
     student_ends = ends | {"output_norm": output_norm}
     run = lambda inputs, index=0: student_forward(inputs, layers, student_ends, base.sizes, settings.shape, cos, sin)

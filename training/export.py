@@ -1,7 +1,7 @@
 """Writes the student: a Hugging Face folder (Qwen2MoeForCausalLM) and a GGUF file (qwen2moe).
 
-The base's own blocks (embedding, attention, shared gate and up) go into the GGUF byte for byte, rows selected;
-learnt matrices are quantised here, with the scale of least squared error among several.
+The base's own blocks (embedding, shared gate and up) go into the GGUF byte for byte, rows selected; attention keeps
+its codes under learnt scales; learnt matrices are quantised here, with the scale of least squared error among several.
 """
 
 import json
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 
+from . import student
 from .base import Base
 from .settings import Shape
 
@@ -60,6 +61,14 @@ def to_q5_0(matrix: np.ndarray) -> np.ndarray:
     high = np.packbits(codes >> 4, axis=1, bitorder="little")
     blocks = np.concatenate([scale[:, None].view(np.uint8), high, packed], 1)
     return blocks.reshape(*matrix.shape[:-1], matrix.shape[-1] // BLOCK * 22)
+
+
+def to_q4_1(codes: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> np.ndarray:
+    """Codes [out, in], scales and minima [out, in / 32] -> [out, in / 32 * 20] u8: what base.blocks reads."""
+    blocks = codes.numpy().reshape(len(codes), -1, BLOCK)
+    packed = blocks[..., :16] | (blocks[..., 16:] << 4)
+    heads = [half(part.detach().float().numpy())[..., None].view(np.uint8) for part in (scales, minima)]
+    return np.concatenate([*heads, packed], -1).reshape(len(codes), -1)
 
 
 QUANTISERS = {Kind.Q4_0: to_q4_0, Kind.Q5_0: to_q5_0}
@@ -124,11 +133,12 @@ def write_gguf(path: Path, base: Base, layers: list[dict], shared_rows: list[tor
         at = f"blk.{i}."
         plain(at + "attn_norm.weight", layer["attention_norm"])
         plain(at + "ffn_norm.weight", layer["feed_forward_norm"])
-        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            raw(f"{at}{part}.weight", base.raw(f"{at}{part}.weight"), kind_of(f"{at}{part}.weight"))
         q, kv = sizes.heads * sizes.head, sizes.kv_heads * sizes.head
-        for part, bias in zip(("q", "k", "v"), layer["qkv_bias"].split([q, kv, kv])):
+        parts = [layer[f"qkv_{part}"].split([q, kv, kv]) for part in ("codes", "scales", "minima")]
+        for part, blocks, bias in zip("qkv", zip(*parts), layer["qkv_bias"].split([q, kv, kv])):
+            raw(f"{at}attn_{part}.weight", to_q4_1(*blocks), Kind.Q4_1)
             plain(f"{at}attn_{part}.bias", bias)
+        raw(f"{at}attn_output.weight", to_q4_1(layer["o_codes"], layer["o_scales"], layer["o_minima"]), Kind.Q4_1)
         for part in ("gate", "up"):
             source = f"{at}ffn_{part}.weight"
             raw(f"{at}ffn_{part}_shexp.weight", base.raw(source)[rows.numpy()], kind_of(source))
@@ -167,10 +177,10 @@ def write_hugging_face(folder: Path, base: Base, layers: list[dict], output_norm
         at = f"model.layers.{i}."
         tensors[at + "input_layernorm.weight"] = layer["attention_norm"]
         tensors[at + "post_attention_layernorm.weight"] = layer["feed_forward_norm"]
-        for part, weight, bias in zip("qkv", layer["qkv"].split([q, kv, kv]), layer["qkv_bias"].split([q, kv, kv])):
+        for part, weight, bias in zip("qkv", student.decoded(layer, "qkv").split([q, kv, kv]), layer["qkv_bias"].split([q, kv, kv])):
             tensors[f"{at}self_attn.{part}_proj.weight"] = weight
             tensors[f"{at}self_attn.{part}_proj.bias"] = bias
-        tensors[at + "self_attn.o_proj.weight"] = layer["o"]
+        tensors[at + "self_attn.o_proj.weight"] = student.decoded(layer, "o")
         gate, up = layer["shared_gate_up"].chunk(2)
         tensors[at + "mlp.shared_expert.gate_proj.weight"] = gate
         tensors[at + "mlp.shared_expert.up_proj.weight"] = up

@@ -68,8 +68,7 @@ def main() -> None:
 
     pool_path = work / "pool-text.npy"
     if not pool_path.exists():
-        tokens = max(settings.distill.tokens, settings.local.tokens)
-        pool = data.text_pool(data_folder, base.tokenizer(), tokens, settings.sequence, settings.seed)
+        pool = data.text_pool(data_folder, base.tokenizer(), settings.pool_tokens, settings.sequence, settings.seed)
         beside = pool_path.with_suffix(".part.npy")
         np.save(beside, pool)
         beside.rename(pool_path)
@@ -103,7 +102,7 @@ def main() -> None:
     common = distill.common_ids(pool, settings.distill.common_ids)
     text = distill.Sequences(pool, final_states)
     if (done := checkpoint.load(work / "distill.pt")) is None:
-        layers = student.from_parts(dense_layers, seeded, learnt, settings.seed)
+        layers = student.from_parts(base, dense_layers, seeded, learnt, settings.seed)
         stage = run("distill", layers, ends["output_norm"])
         del layers, learnt
         stage.train([(text, 1.0)], settings.distill.tokens // settings.distill.step_tokens, common)

@@ -62,6 +62,7 @@ class EndToEnd:
     expert_step_size: float = 0.012
     router_step_size: float = 0.004
     shared_step_size: float = 0.003
+    attention_step_size: float = 0.002
     norm_step_size: float = 0.001
     warmup_steps: int = 10
     language_share: float = 0.1
@@ -84,10 +85,11 @@ class Settings:
     local: Local = field(default_factory=Local)
     distill: EndToEnd = field(default_factory=lambda: EndToEnd(tokens=1_500_000))
     mix: EndToEnd = field(
-        default_factory=lambda: EndToEnd(tokens=1_000_000, expert_step_size=0.008, language_share=0.5)
+        default_factory=lambda: EndToEnd(tokens=900_000, expert_step_size=0.008, language_share=0.5)
     )
     # Effective experts within a sequence below which the balance loss pulls harder.
     even_within_sequence: float = 36.0
+    pool_tokens: int = 1_400_000
     name: str = "moce demo: SmolLM2 MoE 60x32"
     # Shares of the last stage's tasks.
     text_share: float = 0.35

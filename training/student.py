@@ -3,28 +3,37 @@
 Learnt tensors have f32 masters; matrices take part in products as bf16 copies that are renewed after each step.
 """
 
+from pathlib import Path
+
 import torch
 
+from . import checkpoint
 from .model import COMPUTE
 from .settings import EndToEnd
 
-FROZEN = ("qkv", "o", "shared_gate_up")
+FROZEN = ("shared_gate_up", "qkv_codes", "o_codes")
 MATRICES = ("expert_gate_up", "expert_down", "shared_down")
-RELATIVE_STEPS = ("expert_gate_up", "expert_down", "shared_down", "router")
+# Attention matrices keep the base's 4-bit codes; only the blocks' scales and minima learn.
+SCALED = ("qkv", "o")
+BLOCK = 32
 
 
-def from_parts(dense_layers: list[dict], seeded: list[dict], learnt: list[dict], seed: int) -> list[dict]:
+def from_parts(base, dense_layers: list[dict], seeded: list[dict], learnt: list[dict], seed: int) -> list[dict]:
     """The student after the local stage: all tensors of each layer, matrices f32 where they learn."""
     generator = torch.Generator().manual_seed(seed)
     made = []
-    for dense, new, local in zip(dense_layers, seeded, learnt):
+    for index, (dense, new, local) in enumerate(zip(dense_layers, seeded, learnt)):
+        blocks = lambda *names: [
+            torch.cat(parts) for parts in zip(*(base.blocks(f"blk.{index}.{name}.weight") for name in names))
+        ]
+        qkv, o = blocks("attn_q", "attn_k", "attn_v"), blocks("attn_output")
         rows = new["shared_rows"]
         gate, up = dense["gate_up"].chunk(2)
         hidden = dense["o"].shape[0]
         made.append(
             {
-                "qkv": dense["qkv"],
-                "o": dense["o"],
+                **{f"qkv_{part}": tensor for part, tensor in zip(("codes", "scales", "minima"), qkv)},
+                **{f"o_{part}": tensor for part, tensor in zip(("codes", "scales", "minima"), o)},
                 "shared_gate_up": torch.cat([gate[rows], up[rows]]),
                 # The gate's sigmoid starts near a half.
                 "shared_down": dense["down"][:, rows].float() * 2,
@@ -38,26 +47,35 @@ def from_parts(dense_layers: list[dict], seeded: list[dict], learnt: list[dict],
     return made
 
 
+def decoded(layer: dict, name: str) -> torch.Tensor:
+    """scale * code + minimum, bf16 [out, in]."""
+    codes = layer[f"{name}_codes"]
+    blocks = codes.view(len(codes), -1, BLOCK).float()
+    return (blocks * layer[f"{name}_scales"][..., None] + layer[f"{name}_minima"][..., None]).view(codes.shape).to(COMPUTE)
+
+
 class Group:
     """One layer's learnt tensors (or the output norm) with their optimiser and gradient sums."""
 
     def __init__(self, tensors: dict, wanted: EndToEnd, device: str):
         self.masters = {k: v.to(device).float().clone() for k, v in tensors.items() if k not in FROZEN}
         self.frozen = {k: v.to(device) for k, v in tensors.items() if k in FROZEN}
+        self.scaled = [name for name in SCALED if f"{name}_codes" in self.frozen]
         self.working: dict[str, torch.Tensor] = {}
-        sizes = {
+        relative = {
             "expert_gate_up": wanted.expert_step_size,
             "expert_down": wanted.expert_step_size,
             "router": wanted.router_step_size,
             "shared_down": wanted.shared_step_size,
-            "shared_gate": wanted.norm_step_size * 0.3,
         }
+        for name in self.scaled:
+            relative[f"{name}_scales"] = relative[f"{name}_minima"] = wanted.attention_step_size
         groups = []
         for name, master in self.masters.items():
             master.grad = torch.zeros_like(master)
-            size = sizes.get(name, wanted.norm_step_size)
-            if name in RELATIVE_STEPS:
-                size *= master.square().mean().sqrt().item()
+            size = wanted.norm_step_size * (0.3 if name == "shared_gate" else 1)
+            if name in relative:
+                size = relative[name] * master.square().mean().sqrt().item()
             groups.append({"params": [master], "lr": 0.0, "size": size})
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
         self.renew()
@@ -65,17 +83,27 @@ class Group:
     def renew(self) -> None:
         """Working copies from the masters."""
         for name, master in self.masters.items():
+            if name.endswith(("_scales", "_minima")):
+                continue
             copy = master.detach().to(COMPUTE) if name in MATRICES else master.detach().clone()
             self.working[name] = copy.requires_grad_()
+        for name in self.scaled:
+            self.working[name] = decoded(self.frozen | self.masters, name).detach().requires_grad_()
 
     def layer(self) -> dict:
         """What model.student_forward takes."""
-        return self.frozen | self.working
+        return {"shared_gate_up": self.frozen.get("shared_gate_up")} | self.working
 
     def add(self, gradients: dict[str, torch.Tensor]) -> None:
         """Adds one task's gradients."""
         for name, gradient in gradients.items():
-            self.masters[name].grad.add_(gradient)
+            if name not in self.scaled:
+                self.masters[name].grad.add_(gradient)
+                continue
+            blocks = gradient.float().view(len(gradient), -1, BLOCK)
+            codes = self.frozen[f"{name}_codes"].view(blocks.shape)
+            self.masters[f"{name}_scales"].grad.add_((blocks * codes).sum(-1))
+            self.masters[f"{name}_minima"].grad.add_(blocks.sum(-1))
 
     def step(self, factor: float) -> None:
         """One optimiser step, then fresh copies and zero sums."""
@@ -90,39 +118,42 @@ class Group:
         return self.frozen | {name: master.detach() for name, master in self.masters.items()}
 
     def state(self) -> dict:
-        """For a checkpoint."""
-        return {"masters": {k: v.detach() for k, v in self.masters.items()}, "optimiser": self.optimiser.state_dict()}
+        """For a checkpoint: masters and the optimiser's moments by name."""
+        moments = {name: dict(self.optimiser.state[master]) for name, master in self.masters.items()}
+        return {"masters": {k: v.detach() for k, v in self.masters.items()}, "moments": moments}
 
     def restore(self, state: dict) -> None:
         """From `state`; step sizes stay those of this run's settings."""
-        sizes = [group["size"] for group in self.optimiser.param_groups]
         for name, master in self.masters.items():
             master.copy_(state["masters"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group, size in zip(self.optimiser.param_groups, sizes):
-            group["size"] = size
+            if state["moments"][name]:
+                self.optimiser.state[master] = {k: v.clone() for k, v in state["moments"][name].items()}
         self.renew()
 
 
 def ready(layers: list[dict]) -> list[dict]:
-    """Tensors as model.student_forward takes them: matrices bf16."""
-    return [{k: v.to(COMPUTE) if k in MATRICES else v for k, v in layer.items()} for layer in layers]
+    """Tensors as model.student_forward takes them: matrices bf16, attention decoded."""
+    return [
+        {k: v.to(COMPUTE) if k in MATRICES else v for k, v in layer.items()}
+        | {name: decoded(layer, name) for name in SCALED}
+        for layer in layers
+    ]
 
 
-def load_stage(work, stage: str, base_model, settings):
+def load_stage(work: Path, stage: str, base, base_model, settings):
     """(layers, output norm) after `stage`; for a stage that still runs, its last checkpoint."""
-    from . import checkpoint
-
     dense, ends, *_ = base_model
     seeded = checkpoint.load(work / "seeded.pt")
+    if stage == "seeding":
+        return ready(from_parts(base, dense, seeded, seeded, settings.seed)), ends["output_norm"]
     if stage == "local":
         learnt = checkpoint.load(work / "local.pt")
         if learnt is None:
             learnt = [layer["tensors"] for layer in checkpoint.load(work / "local-progress.pt")["layers"]]
-        return ready(from_parts(dense, seeded, learnt, settings.seed)), ends["output_norm"]
+        return ready(from_parts(base, dense, seeded, learnt, settings.seed)), ends["output_norm"]
     if (done := checkpoint.load(work / f"{stage}.pt")) is not None:
         return ready(done["layers"]), done["output_norm"]
     *groups, final = checkpoint.load(work / f"{stage}-progress.pt")["groups"]
-    frozen = from_parts(dense, seeded, seeded, settings.seed)
+    frozen = from_parts(base, dense, seeded, seeded, settings.seed)
     made = [{name: layer[name] for name in FROZEN} | group["masters"] for layer, group in zip(frozen, groups)]
     return ready(made), final["masters"]["output_norm"]

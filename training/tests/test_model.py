@@ -12,6 +12,8 @@ from training.balance import Balance
 from training.base import Sizes, half_split_order
 from training.distill import Subset, head_gradient, rows_of_task, task_plan
 from training.evaluate import LruMisses, windows
+from training.settings import EndToEnd
+from training.student import Group
 from training.model import CausalAttention, rope_tables, rotate, routed
 
 
@@ -118,3 +120,40 @@ def test_slices_cover_documents():
     pieces = data.slices(rows, random.Random(0))
     got = {next(pieces)[:1] for _ in range(50)}
     assert {"a", "b"} <= got
+
+
+def test_a_group_resumes_where_it_was():
+    generator = torch.Generator().manual_seed(5)
+    random_like = lambda *shape: torch.rand(*shape, generator=generator)
+    tensors = {
+        "shared_gate_up": random_like(4, 4),
+        "qkv_codes": (random_like(6, 64) * 15).to(torch.uint8), "qkv_scales": random_like(6, 2), "qkv_minima": random_like(6, 2),
+        "router": random_like(3, 4), "shared_down": random_like(4, 8),
+    }
+    wanted = EndToEnd(tokens=1)
+    gradients = lambda: {"qkv": random_like(6, 64), "router": random_like(3, 4), "shared_down": random_like(4, 8)}
+    first = Group(tensors, wanted, "cpu")
+    first.add(gradients())
+    first.step(1.0)
+    second = Group(tensors, wanted, "cpu")
+    second.restore(first.state())
+    more = gradients()
+    for group in (first, second):
+        group.add(more)
+        group.step(0.5)
+    for name, master in first.masters.items():
+        torch.testing.assert_close(second.masters[name], master, rtol=0, atol=0)
+        assert not torch.equal(master, tensors[name])
+    assert torch.equal(first.working["qkv"], second.working["qkv"])
+
+
+def test_gradients_of_block_scales_are_those_of_the_decoded_matrix():
+    codes = torch.randint(0, 16, (4, 64), dtype=torch.uint8)
+    scales, minima = torch.rand(4, 2, requires_grad=True), torch.rand(4, 2, requires_grad=True)
+    matrix = (codes.view(4, 2, 32) * scales[..., None] + minima[..., None]).view(4, 64)
+    slope = torch.randn(4, 64)
+    expected = torch.autograd.grad(matrix, (scales, minima), slope)
+    group = Group({"o_codes": codes, "o_scales": scales.detach(), "o_minima": minima.detach()}, EndToEnd(tokens=1), "cpu")
+    group.add({"o": slope})
+    for name, gradient in zip(("o_scales", "o_minima"), expected):
+        torch.testing.assert_close(group.masters[name].grad, gradient, rtol=1e-4, atol=1e-4)
