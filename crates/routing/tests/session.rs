@@ -238,6 +238,19 @@ fn policies_can_be_exchanged_between_tokens() {
     session.set_policies("cache-prior:lambda=2,j=0".parse().unwrap(), Policy::Original).unwrap();
     session.route(0, [0.3_f32, 0.2, 0.1, 0.0].as_slice(), Phase::Generation, &mut out).unwrap();
     assert_eq!((out.ranked(), out.changed()), ([2, 3].as_slice(), 2));
+    session.set_policies(Policy::Original, "prune:k=1".parse().unwrap()).unwrap();
+    session.route(0, [0.3_f32, 0.2, 0.1, 0.0].as_slice(), Phase::Prompt, &mut out).unwrap();
+    assert_eq!(out.ranked(), [0]);
+    session.route(0, [0.3_f32, 0.2, 0.1, 0.0].as_slice(), Phase::Generation, &mut out).unwrap();
+    assert_eq!(out.ranked(), [0, 1]);
+}
+
+#[test]
+fn the_range_is_taken_in_f64() {
+    let (mut session, mut out) = (session(RoutingOptions::default()), Selection::default());
+    // In f32 the difference would round to 2^24.
+    session.route(0, [16_777_216.0_f32, -1.0, 0.0, 0.0].as_slice(), Phase::Prompt, &mut out).unwrap();
+    assert_eq!(out.range(), 16_777_217.0);
 }
 
 #[test]
