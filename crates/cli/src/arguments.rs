@@ -28,6 +28,9 @@ pub(crate) struct Global {
     /// No progress, no summary: only results and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Say more of what is done (-v, -vv); MOCE_LOG sets levels by module
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    report::start_log(cli.global.verbose);
     let outcome = match &cli.command {
         Command::Run(arguments) => commands::run::run(arguments, &cli.global),
         Command::Inspect(arguments) => commands::inspect::run(arguments, &cli.global),

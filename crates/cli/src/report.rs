@@ -2,6 +2,20 @@
 
 use std::io::IsTerminal;
 
+/// Writes log events to standard error: warnings, more with `-v` and `-vv`, or what `MOCE_LOG` says.
+pub(crate) fn start_log(verbose: u8) {
+    let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
+    let filter = match std::env::var("MOCE_LOG") {
+        Ok(filter) if !filter.is_empty() => filter,
+        _ => level.to_owned(),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(colours())
+        .init();
+}
+
 /// One line that says what went wrong, and a second one with the cause where there is one.
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("moce: {error}");
@@ -22,10 +36,13 @@ pub(crate) fn stderr_is_interactive() -> bool {
     std::io::stderr().is_terminal()
 }
 
+fn colours() -> bool {
+    stderr_is_interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Text in a quiet colour on a terminal; `NO_COLOR` is kept.
 pub(crate) fn dim(text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if stderr_is_interactive() && !plain { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    if colours() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A size for people: `1.5 GiB`, `312 MiB`, `31104 B`.

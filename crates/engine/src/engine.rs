@@ -111,10 +111,15 @@ impl Engine {
         };
         let plan = MemoryPlan::new(loader.weights.bytes() as u64, &loader.experts, h, &cpu, &wishes)?;
 
+        tracing::info!(architecture = h.architecture, isa = %cpu.isa(), threads = cpu.threads(), "model declared");
+        tracing::info!(?plan, "memory planned");
+
         let Loader { weights, experts, .. } = loader;
         let weights = weights.load(&cpu)?;
         let (mut experts, flash) = flash::open_store(experts.layers(), files, &plan, &options.flash)?;
+        tracing::info!(flash, "files opened");
         experts.preload(&cpu)?;
+        tracing::info!("resident experts loaded");
         let rope = Rope::new(&RopeParameters {
             dimensions: h.rope.dimensions,
             base: h.rope.base,

@@ -105,26 +105,31 @@ fn widest_feed_forward(h: &Hyperparameters) -> usize {
     h.feed_forward.max(h.experts.map_or(0, |experts| experts.shared_feed_forward))
 }
 
+/// A buffer whose memory is there from the start, so that the peak does not depend on how far a run gets. What is read before it has been
+/// written makes the step fail.
+fn populated(len: usize) -> Vec<f32> {
+    vec![f32::NAN; len]
+}
+
 impl Scratch {
     pub(crate) fn new(h: &Hyperparameters, sizes: ScratchSizes, rope: RopeTable, cpu: &Cpu) -> Scratch {
         let ScratchSizes { chunk, logit_rows, .. } = sizes;
-        let floats = |len: usize| vec![0.0; len];
         let widest = widest_feed_forward(h);
         Scratch {
-            x: floats(chunk * h.hidden),
+            x: populated(chunk * h.hidden),
             normed: Activations::new(chunk, h.hidden),
-            query: floats(chunk * h.heads * h.head_dim),
-            key: floats(chunk * h.kv_heads * h.head_dim),
-            value: floats(chunk * h.kv_heads * h.value_dim),
+            query: populated(chunk * h.heads * h.head_dim),
+            key: populated(chunk * h.kv_heads * h.head_dim),
+            value: populated(chunk * h.kv_heads * h.value_dim),
             rope,
-            attention: floats(sizes.attention_floats(cpu)),
+            attention: populated(sizes.attention_floats(cpu)),
             attended: Activations::new(chunk, h.heads * h.value_dim),
-            projected: floats(chunk * h.hidden),
-            gate: floats(chunk * widest),
-            up: floats(chunk * widest),
+            projected: populated(chunk * h.hidden),
+            gate: populated(chunk * widest),
+            up: populated(chunk * widest),
             inner: Activations::new(chunk, widest),
             experts: ExpertScratch::new(h, chunk),
-            logits: floats(logit_rows * h.vocabulary),
+            logits: populated(logit_rows * h.vocabulary),
         }
     }
 }
@@ -135,18 +140,18 @@ impl ExpertScratch {
         let rows = chunk * per_token;
         let hidden = if count == 0 { 0 } else { h.hidden };
         ExpertScratch {
-            scores: vec![0.0; chunk * count],
+            scores: populated(chunk * count),
             selection: Selection::with_capacity(per_token),
             chosen: vec![(0, 0.0); rows],
             first_row: vec![0; count + 1],
             next_row: vec![0; count],
             active: Vec::with_capacity(count),
             token_of_row: vec![0; rows],
-            gate: vec![0.0; rows * width],
-            up: vec![0.0; rows * width],
+            gate: populated(rows * width),
+            up: populated(rows * width),
             inner: Activations::new(rows, width),
-            output: vec![0.0; rows * hidden],
-            shared_scale: vec![0.0; chunk],
+            output: populated(rows * hidden),
+            shared_scale: populated(chunk),
         }
     }
 }

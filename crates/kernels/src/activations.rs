@@ -52,7 +52,8 @@ impl Activations {
     /// Room for batches of up to `max_rows` vectors of up to `max_columns` values.
     pub fn new(max_rows: usize, max_columns: usize) -> Activations {
         Activations {
-            values: vec![0.0; max_rows * max_columns].into_boxed_slice(),
+            // Not zeros, which the system would back with memory only when they are written: the peak must not depend on use.
+            values: vec![f32::NAN; max_rows * max_columns].into_boxed_slice(),
             blocks: vec![CodeBlock::default(); max_rows * block_stride(max_columns)].into_boxed_slice(),
             max_rows,
             max_columns,

@@ -2,7 +2,7 @@
 //!
 //! Without the folder, tests that need it are skipped and say so on standard error. With `MOCE_DATA` set nothing is skipped.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The path of a file or folder in the data folder, such as `wikitext2/wiki.test.raw`. `None`, and a line on standard error that
@@ -17,7 +17,7 @@ pub fn data_path(name: &str) -> Option<PathBuf> {
         return Some(path);
     }
     assert!(std::env::var_os("MOCE_DATA").is_none(), "MOCE_DATA is set, but {} is missing", path.display());
-    eprintln!("skipped: no {name} (set MOCE_DATA to the folder of test data)");
+    skipped(&format!("no {name} (set MOCE_DATA to the folder of test data)"));
     None
 }
 
@@ -33,6 +33,12 @@ pub fn data_bytes(name: &str) -> Option<Vec<u8>> {
     }
     let path = data_path(&format!("{name}.xz"))?;
     Some(unpack(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+/// Says that a test is skipped, past the capture of test output, so that a run shows how many were.
+pub fn skipped(why: &str) {
+    // Nothing to do where standard error is closed.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 fn folder() -> PathBuf {

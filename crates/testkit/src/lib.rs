@@ -6,5 +6,5 @@
 mod data;
 mod tiny;
 
-pub use data::{data_bytes, data_path};
+pub use data::{data_bytes, data_path, skipped};
 pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};

@@ -211,6 +211,14 @@ impl ExpertStore {
         Ok(())
     }
 
+    /// Keeps flash busy: starts reads that waited for others to come back. To be called between products.
+    pub(crate) fn poll(&mut self) -> Result<(), Error> {
+        match &mut self.fetcher {
+            Some(fetcher) if self.requested > self.computed && self.requested > self.resident => Ok(fetcher.poll()?),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts projections of the experts of a group into kernel order where that pays: of those used before, and of those that have
     /// many tokens. The projections have landed.
     pub(crate) fn put_in_order(

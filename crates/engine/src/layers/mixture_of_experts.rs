@@ -191,6 +191,7 @@ impl MixtureOfExperts {
             cpu.multiply(&mut products);
         }
 
+        experts.poll()?;
         cpu.swiglu(gate, up, inner.begin(rows, width));
         quantize(cpu, inner, layer)?;
         if let Some(shared) = shared {
