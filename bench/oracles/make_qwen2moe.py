@@ -39,10 +39,15 @@ def q4_0(random, rows, columns):
     return np.hstack([scales(random, blocks, columns**-0.5, (224 / 12) ** 0.5), codes])
 
 
-def q8_0(random, rows, columns):
+def q8_0(random, rows, columns, deviation=None):
     blocks = rows * columns // BLOCK
     codes = random.integers(-127, 128, (blocks, BLOCK), dtype=np.int8).view(np.uint8)
-    return np.hstack([scales(random, blocks, columns**-0.5, (255 * 255 / 12) ** 0.5), codes])
+    return np.hstack([scales(random, blocks, deviation or columns**-0.5, (255 * 255 / 12) ** 0.5), codes])
+
+
+def embedding(random, rows, columns):
+    """Larger than all that the layers add: else every token looks like the average of those before it, and is routed alike."""
+    return q8_0(random, rows, columns, deviation=8.0)
 
 
 def f32(mean, deviation):
@@ -52,7 +57,7 @@ def f32(mean, deviation):
 def tensors(layers, vocabulary):
     """(name, shape with rows first, maker) in file order."""
     one, bias = f32(1.0, 0.05), f32(0.0, 0.02)
-    yield "token_embd.weight", (vocabulary, HIDDEN), q8_0
+    yield "token_embd.weight", (vocabulary, HIDDEN), embedding
     yield "output_norm.weight", (HIDDEN,), one
     yield "output.weight", (vocabulary, HIDDEN), q8_0
     for layer in range(layers):
@@ -112,7 +117,8 @@ def main():
     vocabulary = len(tokenizer.fields["tokenizer.ggml.tokens"].data)
     writer = gguf.GGUFWriter(arguments.output, "qwen2moe")
     add_metadata(writer, arguments.layers, vocabulary, tokenizer)
-    formats = {q4_0: (gguf.GGMLQuantizationType.Q4_0, 18), q8_0: (gguf.GGMLQuantizationType.Q8_0, 34)}
+    q8_format = (gguf.GGMLQuantizationType.Q8_0, 34)
+    formats = {q4_0: (gguf.GGMLQuantizationType.Q4_0, 18), q8_0: q8_format, embedding: q8_format}
     planned = list(tensors(arguments.layers, vocabulary))
     for name, shape, make in planned:
         if make in formats:
