@@ -4,7 +4,7 @@ use crate::architectures::{self, Architecture};
 use crate::budget::Budget;
 use crate::experts::{ExpertStore, MoeLayer};
 use crate::flash::{self, FlashOptions};
-use crate::layers::LogitsWanted;
+use crate::layers::{LogitsWanted, is_wide};
 use crate::load::Loader;
 use crate::plan::{MemoryPlan, Wishes};
 use crate::scratch::Scratch;
@@ -36,7 +36,7 @@ pub struct EngineOptions {
     pub context: Option<usize>,
     /// How keys and values are kept.
     pub kv: KvType,
-    /// Most prompt tokens run at once; `None`: up to 512.
+    /// Most prompt tokens run at once; `None`: up to 512, and 4,096 where experts are streamed.
     pub chunk: Option<usize>,
     /// Tokens whose logits are computed at once; more than 1 only helps where every token's logits are wanted (perplexity).
     pub logit_rows: usize,
@@ -232,6 +232,11 @@ impl Engine {
         let mut workspace = self.lock();
         let Workspace { scratch, experts } = &mut *workspace;
         let StepRequest { kv, routing, tokens, first_position, phase, mut logits, last_logits } = request;
+        if let Some(shape) = &self.hyperparameters().experts
+            && is_wide(tokens.len(), shape)
+        {
+            experts.read_ahead(MoeLayer(0))?;
+        }
         self.rope.fill(first_position..first_position + tokens.len(), &mut scratch.rope);
         let mut step = Step {
             cpu: &self.cpu,

@@ -12,17 +12,21 @@ use moce_kernels::{Cpu, KvShape, KvType};
 const DEFAULT_CONTEXT: usize = 4096;
 /// What the context is lowered to before few experts are left cached, where none is asked for.
 const SMALL_CONTEXT: usize = 1024;
-/// Most prompt tokens run at once where nothing else is said. More would not be faster: from here on every weight is used often
-/// enough to be computed from cache, and the scratch would grow.
-const DEFAULT_CHUNK: usize = 512;
+/// Most prompt tokens run at once where nothing else is said and everything is resident. More would not be faster: from here on every
+/// weight is used often enough to be computed from cache, and the scratch would grow.
+const RESIDENT_CHUNK: usize = 512;
+/// The same where experts are streamed: each one is read once a chunk.
+const STREAMED_CHUNK: usize = 4096;
 /// Share of the budget that the scratch of an automatic chunk may take.
 const SCRATCH_SHARE: u64 = 16;
-/// Smallest automatic chunk.
-const LEAST_CHUNK: usize = 16;
-/// Staging slots: enough for flash to be busy while one expert is computed.
-const STAGING_SLOTS: usize = 4;
+/// Automatic chunks are multiples of this, where the context is not smaller.
+const CHUNK_STEP: usize = 32;
+/// Staging slots where memory is plenty: in a prompt, flash has a few milliseconds' reads ahead while attention is computed.
+const STAGING_SLOTS: usize = 8;
 /// Staging slots where memory is short: one being computed, one being read.
 const LEAST_STAGING_SLOTS: usize = 2;
+/// Share of the budget that staging may take before it shrinks: one in so many.
+const STAGING_SHARE: u64 = 32;
 /// Program pages, thread stacks and small allocations that come after the measurement at start.
 const PROGRAM_GROWTH_BYTES: u64 = 12 << 20;
 
@@ -143,9 +147,8 @@ impl Planner<'_> {
         let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
         let mut best = None;
         for &context in &contexts {
-            let plan = [STAGING_SLOTS, LEAST_STAGING_SLOTS]
-                .into_iter()
-                .find_map(|staging| self.fit(context, limit, staging).transpose());
+            let mut staging = [self.staging(Some(limit)), LEAST_STAGING_SLOTS].into_iter();
+            let plan = staging.find_map(|staging| self.fit(context, limit, staging).transpose());
             if let Some(plan) = plan.transpose()? {
                 let is_enough = plan.resident.iter().zip(&enough).all(|(resident, enough)| resident >= enough);
                 best = Some(plan);
@@ -208,7 +211,7 @@ impl Planner<'_> {
     }
 
     fn with_capacity(&self, context: usize, limit: Option<u64>, capacity: Vec<usize>) -> Result<MemoryPlan, Error> {
-        self.with_slots(context, limit, &capacity, STAGING_SLOTS)
+        self.with_slots(context, limit, &capacity, self.staging(limit))
     }
 
     /// The plan with these slots; the logical capacity is the same.
@@ -222,7 +225,7 @@ impl Planner<'_> {
         let streams = slots.iter().zip(self.counts()).any(|(&slots, count)| slots < count);
         let staging = if streams { staging } else { 0 };
         let kv = self.kv(context);
-        let chunk = self.chunk(context, limit);
+        let chunk = self.chunk(context, limit, streams);
         let options =
             StoreOptions { layers: self.catalogue.layers(), slots, staging, block_bytes: self.wishes.block_bytes };
         let classes = options.classes();
@@ -254,17 +257,28 @@ impl Planner<'_> {
         ScratchSizes { chunk, kv: self.kv(context), logit_rows: self.wishes.logit_rows.clamp(1, chunk) }
     }
 
-    /// The chunk asked for, or the largest power of two below the default whose scratch is a small share of the budget.
-    fn chunk(&self, context: usize, limit: Option<u64>) -> usize {
+    /// The chunk asked for, or the largest whose scratch is a small share of the budget.
+    fn chunk(&self, context: usize, limit: Option<u64>, streams: bool) -> usize {
         if let Some(chunk) = self.wishes.chunk {
             return chunk.clamp(1, context);
         }
-        let mut chunk = DEFAULT_CHUNK.min(context);
+        let most = if streams { STREAMED_CHUNK } else { RESIDENT_CHUNK }.min(context);
         let share = limit.map_or(u64::MAX, |limit| limit / SCRATCH_SHARE);
-        while chunk > LEAST_CHUNK && self.scratch(context, chunk).bytes(self.h, self.cpu) as u64 > share {
-            chunk /= 2;
+        let fits = |chunk: usize| self.scratch(context, chunk).bytes(self.h, self.cpu) as u64 <= share;
+        if fits(most) {
+            return most;
         }
-        chunk
+        let fitting = (1..most / CHUNK_STEP).rev().map(|step| step * CHUNK_STEP).find(|&chunk| fits(chunk));
+        fitting.unwrap_or(CHUNK_STEP.min(context))
+    }
+
+    /// As many staging slots as are a small share of the budget.
+    fn staging(&self, limit: Option<u64>) -> usize {
+        let layers = self.catalogue.layers().iter();
+        let largest = layers.map(|layer| layer.slot_bytes(self.wishes.block_bytes)).max().unwrap_or(0) as u64;
+        let share = limit.map_or(u64::MAX, |limit| limit / STAGING_SHARE);
+        let affordable = share.checked_div(largest).unwrap_or(0).min(STAGING_SLOTS as u64) as usize;
+        affordable.max(LEAST_STAGING_SLOTS)
     }
 
     fn too_little(&self, budget: u64) -> Error {
@@ -276,7 +290,7 @@ impl Planner<'_> {
         };
         let smallest = self.with_slots(context, None, &slots, LEAST_STAGING_SLOTS).map_or(0, |mut plan| {
             // Chunks shrink with the budget, so the smallest budget is reckoned with the smallest chunk.
-            let chunk = self.wishes.chunk.unwrap_or(LEAST_CHUNK).clamp(1, context);
+            let chunk = self.wishes.chunk.unwrap_or(CHUNK_STEP).clamp(1, context);
             plan.scratch_bytes = self.scratch(context, chunk).bytes(self.h, self.cpu) as u64;
             plan.total_bytes()
         });

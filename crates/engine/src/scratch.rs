@@ -52,11 +52,13 @@ pub(crate) struct ExpertScratch {
     pub(crate) active: Vec<u32>,
     /// `[rows]`
     pub(crate) token_of_row: Vec<u32>,
-    /// `[rows, feed_forward]`
+    /// Most rows of the experts that are computed together: as many as one expert can have, and one token's.
+    pub(crate) group_rows: usize,
+    /// `[group_rows, feed_forward]`
     pub(crate) gate: Vec<f32>,
-    /// `[rows, feed_forward]`
+    /// `[group_rows, feed_forward]`
     pub(crate) up: Vec<f32>,
-    /// `[rows, feed_forward]`
+    /// `[group_rows, feed_forward]`
     pub(crate) inner: Activations,
     /// `[rows, hidden]`
     pub(crate) output: Vec<f32>,
@@ -89,8 +91,9 @@ impl ScratchSizes {
         if let Some(experts) = h.experts {
             let rows = chunk * experts.per_token;
             // Each row has an id of its token, and a (row, weight) pair: three more floats' worth.
-            floats += chunk * (experts.count + 1) + rows * (2 * experts.feed_forward + h.hidden + 3);
-            activations += Activations::bytes(rows, experts.feed_forward);
+            let group_rows = chunk.max(experts.per_token);
+            floats += chunk * (experts.count + 1) + rows * (h.hidden + 3) + group_rows * 2 * experts.feed_forward;
+            activations += Activations::bytes(group_rows, experts.feed_forward);
         }
         floats * size_of::<f32>() + activations
     }
@@ -138,6 +141,7 @@ impl ExpertScratch {
     fn new(h: &Hyperparameters, chunk: usize) -> ExpertScratch {
         let (count, per_token, width) = h.experts.map_or((0, 0, 0), |e| (e.count, e.per_token, e.feed_forward));
         let rows = chunk * per_token;
+        let group_rows = chunk.max(per_token);
         let hidden = if count == 0 { 0 } else { h.hidden };
         ExpertScratch {
             scores: populated(chunk * count),
@@ -147,9 +151,10 @@ impl ExpertScratch {
             next_row: vec![0; count],
             active: Vec::with_capacity(count),
             token_of_row: vec![0; rows],
-            gate: populated(rows * width),
-            up: populated(rows * width),
-            inner: Activations::new(rows, width),
+            group_rows,
+            gate: populated(group_rows * width),
+            up: populated(group_rows * width),
+            inner: Activations::new(group_rows, width),
             output: populated(rows * hidden),
             shared_scale: populated(chunk),
         }

@@ -2,7 +2,7 @@
 
 use super::catalogue::LayerCatalogue;
 use super::{AS_READ, Layouts};
-use moce_flash::SlotId;
+use moce_flash::{Arena, SlotId, SlotState};
 
 /// The slots of one layer.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ impl LayerSlots {
         self.slot_of[expert as usize].map(|index| &mut self.slots[index as usize].layouts)
     }
 
+    /// The slot that a place stands for: to be exchanged for another of the same size.
+    pub(super) fn id_mut(&mut self, index: usize) -> &mut SlotId {
+        &mut self.slots[index].id
+    }
+
     /// Notes a use.
     pub(super) fn touch(&mut self, expert: u32, time: u64) {
         if let Some(index) = self.slot_of[expert as usize] {
@@ -76,10 +81,11 @@ impl LayerSlots {
     }
 
     /// The slot to give up for another expert: an empty one, else the least recently used of those whose expert no session holds, else,
-    /// if `force`, the least recently used of all. Never one whose expert still waits to be computed.
-    pub(super) fn victim(&self, force: bool) -> Option<usize> {
+    /// if `force`, the least recently used of all. Never one whose expert still waits to be computed, or is being read.
+    pub(super) fn victim(&self, force: bool, arena: &Arena) -> Option<usize> {
         let candidates = self.slots.iter().enumerate().filter(|(_, slot)| {
             slot.expert.is_none_or(|expert| !self.waiting[expert as usize] && (force || !self.is_held(expert)))
+                && arena.state(slot.id) != SlotState::InFlight
         });
         let held = |slot: &Slot| slot.expert.is_some_and(|expert| self.is_held(expert));
         candidates.min_by_key(|(_, slot)| (held(slot), slot.expert.is_some(), slot.used)).map(|(index, _)| index)
@@ -109,26 +115,26 @@ impl LayerSlots {
 mod tests {
     use super::*;
     use crate::experts::ProjectionShape;
-    use moce_flash::{Arena, SlotClass};
+    use moce_flash::SlotClass;
     use moce_quant::Format;
 
-    fn layer(experts: usize, slots: usize) -> LayerSlots {
+    fn layer(experts: usize, slots: usize) -> (LayerSlots, Arena) {
         let projection = ProjectionShape { format: Format::F32, rows: 1, columns: 1, bytes: 4, part: 0, offset: 0 };
         let arena = Arena::reserve(&[SlotClass { bytes: 64, count: slots }]).unwrap();
-        LayerSlots::new(LayerCatalogue { count: experts, projections: [projection; 3] }, arena.slots(0))
+        (LayerSlots::new(LayerCatalogue { count: experts, projections: [projection; 3] }, arena.slots(0)), arena)
     }
 
     #[test]
     fn empty_slots_go_first_then_the_least_recent_that_nobody_holds() {
-        let mut layer = layer(8, 3);
+        let (mut layer, arena) = layer(8, 3);
         for (time, expert) in [(1, 5), (2, 6), (3, 7)] {
-            let index = layer.victim(false).unwrap();
+            let index = layer.victim(false, &arena).unwrap();
             layer.assign(index, expert, time);
         }
         layer.touch(5, 4);
         layer.hold(6);
         // 6 is the least recent, but held; 7 comes next.
-        let index = layer.victim(false).unwrap();
+        let index = layer.victim(false, &arena).unwrap();
         layer.assign(index, 0, 5);
         assert_eq!(layer.find(7), None);
         assert!(layer.find(6).is_some() && layer.find(5).is_some() && layer.find(0).is_some());
@@ -136,26 +142,26 @@ mod tests {
 
     #[test]
     fn held_and_waiting_experts_stay_unless_forced() {
-        let mut layer = layer(4, 2);
+        let (mut layer, arena) = layer(4, 2);
         for expert in [0, 1] {
-            let index = layer.victim(false).unwrap();
+            let index = layer.victim(false, &arena).unwrap();
             layer.assign(index, expert, expert.into());
             layer.hold(expert);
         }
-        assert_eq!(layer.victim(false), None);
+        assert_eq!(layer.victim(false, &arena), None);
         layer.waiting[0] = true;
-        let index = layer.victim(true).unwrap();
+        let index = layer.victim(true, &arena).unwrap();
         layer.assign(index, 2, 9);
         assert!(layer.find(0).is_some() && layer.find(1).is_none());
         layer.waiting[2] = true;
-        assert_eq!(layer.victim(true), None);
+        assert_eq!(layer.victim(true, &arena), None);
     }
 
     #[test]
     fn a_forgotten_expert_leaves_an_empty_slot() {
-        let mut layer = layer(4, 1);
+        let (mut layer, arena) = layer(4, 1);
         layer.assign(0, 3, 1);
         layer.forget(3);
-        assert_eq!((layer.find(3), layer.victim(false)), (None, Some(0)));
+        assert_eq!((layer.find(3), layer.victim(false, &arena)), (None, Some(0)));
     }
 }

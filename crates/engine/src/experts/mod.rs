@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod layer;
+mod staging;
 mod store;
 
 pub(crate) use catalogue::{ExpertCatalogue, LayerCatalogue};

@@ -2,18 +2,22 @@
 //!
 //! Per layer and step ([`ExpertStore::begin`] to [`ExpertStore::finish_group`]): the experts that the tokens chose are put in an order,
 //! first those that are resident and nobody will need in this layer afterwards (their slots become free), then the other
-//! resident ones, then the absent by ascending id. Reads of absent ones start at once, as far as there is room for
-//! them, and more as slots become free; so flash works while the resident ones are computed. What a session's logical cache
-//! holds after the step takes a slot of the layer, the rest passes through staging slots.
+//! resident ones, then those on their way, then the absent by ascending id. Reads of absent ones start at once, as far as
+//! there is room for them, and more as slots become free; so flash works while the resident ones are computed. What a session's
+//! logical cache holds after the step takes a slot of the layer, the rest passes through staging slots.
+//!
+//! A long prompt needs nearly every expert of every layer, so [`ExpertStore::read_ahead`] asks for those of the next layer before its
+//! router has chosen: into slots that are empty or that nobody holds, and into staging.
 //!
 //! The order of computing has no influence on results: each token adds its experts in ascending id (NUMBERS.md).
 
 use super::catalogue::LayerCatalogue;
 use super::layer::LayerSlots;
-use super::{AS_READ, Layouts, MoeLayer, PROJECTIONS, Projection};
+use super::staging::Staging;
+use super::{Layouts, MoeLayer, PROJECTIONS, Projection};
 use crate::Error;
 use crate::telemetry::Traffic;
-use moce_flash::{Arena, Fetcher, Pin, SlotClass, SlotId, Urgency};
+use moce_flash::{Arena, Fetcher, Pin, SlotClass, SlotId, SlotState, Urgency};
 use moce_kernels::{Cpu, Layout, Matrix};
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,7 +56,7 @@ pub(crate) struct ExpertStore {
     arena: Arc<Arena>,
     fetcher: Option<Fetcher>,
     layers: Vec<LayerSlots>,
-    staging: Vec<StagingSlot>,
+    staging: Staging,
     /// The step at hand: experts in the order of computing.
     queue: Vec<u32>,
     /// Of those, how many were resident when the layer began, and how many of them nobody holds.
@@ -66,14 +70,18 @@ pub(crate) struct ExpertStore {
     traffic: Traffic,
 }
 
-struct StagingSlot {
-    id: SlotId,
-    expert: Option<u32>,
-    layouts: Layouts,
-}
-
 /// Experts that are computed together; indices into the step's queue.
 pub(crate) type Group = std::ops::Range<usize>;
+
+/// Where an expert is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// Whole, in a slot of its layer.
+    Resident,
+    /// On its way, or in a staging slot.
+    Coming,
+    Absent,
+}
 
 impl ExpertStore {
     /// A store without an expert. `fetcher` reads the model's files into the arena of `options.classes()`; a model without experts has none.
@@ -81,9 +89,8 @@ impl ExpertStore {
         let layers = options.layers.iter().enumerate();
         let layers: Vec<LayerSlots> =
             layers.map(|(class, layer)| LayerSlots::new(layer.clone(), arena.slots(class))).collect();
-        let staging = arena.slots(options.layers.len()).map(|id| StagingSlot { id, expert: None, layouts: AS_READ });
         ExpertStore {
-            staging: staging.collect(),
+            staging: Staging::new(arena.slots(options.layers.len())),
             queue: Vec::with_capacity(layers.iter().map(|layer| layer.catalogue.count).max().unwrap_or(0)),
             layers,
             arena,
@@ -138,22 +145,66 @@ impl ExpertStore {
         Ok(())
     }
 
+    /// Asks for experts of a layer that comes next and will need nearly all of them, as far as there is room that nobody needs.
+    pub(crate) fn read_ahead(&mut self, layer: MoeLayer) -> Result<(), Error> {
+        let (Some(fetcher), Some(slots)) = (&mut self.fetcher, self.layers.get_mut(layer.0)) else { return Ok(()) };
+        for expert in 0..slots.catalogue.count as u32 {
+            if slots.find(expert).is_some() || self.staging.find(layer, expert).is_some() {
+                continue;
+            }
+            let slot = match slots.victim(false, &self.arena) {
+                Some(index) => slots.assign(index, expert, self.time),
+                None => match self.staging.assign(layer, expert, &self.arena) {
+                    Some(slot) => slot,
+                    None => break,
+                },
+            };
+            fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Demand)?;
+            self.traffic.fetches += 1;
+        }
+        fetcher.submit();
+        Ok(())
+    }
+
     /// Starts a layer's part of a step: `needed` are the experts that its tokens chose, ascending.
     pub(crate) fn begin(&mut self, layer: MoeLayer, needed: &[u32]) -> Result<(), Error> {
         self.time += 1;
-        let slots = &mut self.layers[layer.0];
+        if let Some(fetcher) = &mut self.fetcher {
+            self.staging.retain(fetcher, |of, expert| of == layer && needed.binary_search(&expert).is_ok());
+        }
         self.queue.clear();
-        let resident = |slots: &LayerSlots, expert: u32| slots.find(expert).is_some();
-        self.queue.extend(needed.iter().filter(|&&e| resident(slots, e) && !slots.is_held(e)));
-        self.passing = self.queue.len();
-        self.queue.extend(needed.iter().filter(|&&e| resident(slots, e) && slots.is_held(e)));
-        self.resident = self.queue.len();
-        self.queue.extend(needed.iter().filter(|&&e| !resident(slots, e)));
+        // Presence can change between these passes only towards "resident", and only when the fetcher is asked.
+        let extend = |store: &mut ExpertStore, wanted: &dyn Fn(&ExpertStore, u32) -> bool| {
+            for &expert in needed {
+                if wanted(store, expert) {
+                    store.queue.push(expert);
+                }
+            }
+            store.queue.len()
+        };
+        let held = |store: &ExpertStore, expert| store.layers[layer.0].is_held(expert);
+        self.passing = extend(self, &|store, e| store.presence(layer, e) == Presence::Resident && !held(store, e));
+        self.resident = extend(self, &|store, e| store.presence(layer, e) == Presence::Resident && held(store, e));
+        self.requested = extend(self, &|store, e| store.presence(layer, e) == Presence::Coming);
+        extend(self, &|store, e| store.presence(layer, e) == Presence::Absent);
+        self.computed = 0;
         for &expert in needed {
+            let slots = &mut self.layers[layer.0];
             slots.waiting[expert as usize] = true;
             slots.touch(expert, self.time);
         }
-        (self.requested, self.computed) = (self.resident, 0);
+        for index in self.resident..self.queue.len() {
+            let expert = self.queue[index];
+            if index < self.requested {
+                let slot = self.slot(layer, expert);
+                if let Some(fetcher) = &mut self.fetcher {
+                    fetcher.promote(slot);
+                }
+            } else {
+                // A fetch ahead that failed is made again.
+                self.layers[layer.0].forget(expert);
+            }
+        }
         self.request_ahead(layer)
     }
 
@@ -211,10 +262,10 @@ impl ExpertStore {
         Ok(())
     }
 
-    /// Keeps flash busy: starts reads that waited for others to come back. To be called between products.
+    /// Keeps flash busy: starts reads that waited for others to come back. To be called every millisecond or two while computing.
     pub(crate) fn poll(&mut self) -> Result<(), Error> {
         match &mut self.fetcher {
-            Some(fetcher) if self.requested > self.computed && self.requested > self.resident => Ok(fetcher.poll()?),
+            Some(fetcher) if !fetcher.is_idle() => Ok(fetcher.poll()?),
             _ => Ok(()),
         }
     }
@@ -261,12 +312,33 @@ impl ExpertStore {
         for index in group.clone() {
             let expert = self.queue[index];
             self.layers[layer.0].waiting[expert as usize] = false;
-            if let Some(staged) = self.staging.iter_mut().find(|staged| staged.expert == Some(expert)) {
-                staged.expert = None;
-            }
+            self.unstage(layer, expert)?;
         }
         self.computed = group.end;
         self.request_ahead(layer)
+    }
+
+    /// Takes an expert that has been computed out of staging: into a slot of its layer if a session holds it and there is room.
+    fn unstage(&mut self, layer: MoeLayer, expert: u32) -> Result<(), Error> {
+        let Some(staged) = self.staging.find_mut(layer, expert) else { return Ok(()) };
+        let slots = &mut self.layers[layer.0];
+        if slots.is_held(expert)
+            && let Some(index) = slots.victim(false, &self.arena)
+        {
+            let layouts = staged.layouts;
+            let place = slots.assign(index, expert, self.time);
+            if self.arena.slot_bytes(place) == self.arena.slot_bytes(staged.id) {
+                staged.exchange(slots.id_mut(index));
+            } else {
+                let pin = self.arena.pin(staged.id)?;
+                self.arena.copy(&pin, place)?;
+            }
+            *slots.layouts_mut(expert).expect("it was just assigned") = layouts;
+        }
+        if let Some(fetcher) = &mut self.fetcher {
+            self.staging.release(layer, expert, fetcher);
+        }
+        Ok(())
     }
 
     /// Requests absent experts in the order of the queue, as long as there is room for the next one.
@@ -275,25 +347,23 @@ impl ExpertStore {
         while self.requested < self.queue.len() {
             let expert = self.queue[self.requested];
             let slots = &mut self.layers[layer.0];
-            let staged = self.staging.iter_mut().find(|staged| staged.expert.is_none());
-            let slot = match (slots.victim(false), staged) {
-                (Some(index), _) => slots.assign(index, expert, self.time),
-                (None, Some(staged)) if !slots.is_held(expert) || slots.len() == 0 => {
-                    (staged.expert, staged.layouts) = (Some(expert), AS_READ);
-                    staged.id
+            let mut place = slots.victim(false, &self.arena).map(|index| slots.assign(index, expert, self.time));
+            // What no session keeps passes through. What one keeps waits for a slot of the layer, if any can become free.
+            if place.is_none() && (!slots.is_held(expert) || slots.len() == 0) {
+                place = self.staging.assign(layer, expert, &self.arena);
+            }
+            if place.is_none() && self.requested == self.computed {
+                // Nothing is under way that could make room: another session's expert has to leave.
+                let forced = slots.victim(true, &self.arena).map(|index| slots.assign(index, expert, self.time));
+                place = forced.or_else(|| self.staging.assign(layer, expert, &self.arena));
+                if place.is_none() {
+                    // Only reads that were given up occupy the slots: wait for them.
+                    self.fetcher.as_mut().expect("reads are under way").wait_all()?;
+                    continue;
                 }
-                // Nothing else is under way that could make room: another session's expert has to leave.
-                (None, staged) if self.requested == self.computed => match (slots.victim(true), staged) {
-                    (Some(index), _) => slots.assign(index, expert, self.time),
-                    (None, Some(staged)) => {
-                        (staged.expert, staged.layouts) = (Some(expert), AS_READ);
-                        staged.id
-                    }
-                    (None, None) => unreachable!("a layer has slots, or there are staging slots"),
-                },
-                _ => break,
-            };
-            let slices = slots.catalogue.slices(expert);
+            }
+            let Some(slot) = place else { break };
+            let slices = self.layers[layer.0].catalogue.slices(expert);
             let fetcher = self.fetcher.as_mut().expect("a model with absent experts has a fetcher");
             if let Err(error) = fetcher.request(slot, &slices, Urgency::Demand) {
                 self.abandon(layer);
@@ -302,70 +372,61 @@ impl ExpertStore {
             self.traffic.fetches += 1;
             self.requested += 1;
         }
-        if let Some(fetcher) = &mut self.fetcher {
-            if self.requested > before {
-                fetcher.submit();
-            } else if self.requested > self.computed {
-                fetcher.poll()?;
-            }
+        match &mut self.fetcher {
+            Some(fetcher) if self.requested > before => fetcher.submit(),
+            Some(fetcher) if !fetcher.is_idle() => fetcher.poll()?,
+            _ => {}
         }
         Ok(())
     }
 
     /// Ends a step that failed: waits for what is under way and forgets what did not come.
     fn abandon(&mut self, layer: MoeLayer) {
-        if let Some(fetcher) = &mut self.fetcher {
-            // The error that ended the step is what counts; here everything only has to come to rest.
-            let _ = fetcher.wait_all();
-        }
-        for index in 0..self.queue.len() {
-            let expert = self.queue[index];
-            self.layers[layer.0].waiting[expert as usize] = false;
-            if index >= self.resident {
-                if let Some(slot) = self.layers[layer.0].find(expert)
-                    && !(0..PROJECTIONS).all(|slice| self.arena.has_landed(slot, slice))
-                {
-                    if let Some(fetcher) = &mut self.fetcher {
-                        let _ = fetcher.take_error(slot);
-                    }
-                    self.layers[layer.0].forget(expert);
-                }
-                if let Some(staged) = self.staging.iter_mut().find(|staged| staged.expert == Some(expert)) {
-                    if let Some(fetcher) = &mut self.fetcher {
-                        let _ = fetcher.take_error(staged.id);
-                    }
-                    staged.expert = None;
-                }
+        let Some(fetcher) = &mut self.fetcher else { return };
+        // The error that ended the step is what counts; here everything only has to come to rest.
+        let _ = fetcher.wait_all();
+        self.staging.retain(fetcher, |_, _| false);
+        let slots = &mut self.layers[layer.0];
+        for &expert in &self.queue {
+            slots.waiting[expert as usize] = false;
+            if let Some(slot) = slots.find(expert)
+                && self.arena.state(slot) != SlotState::Filled
+            {
+                let _ = fetcher.take_error(slot);
+                slots.forget(expert);
             }
         }
         self.queue.clear();
         (self.resident, self.passing, self.requested, self.computed) = (0, 0, 0, 0);
     }
 
-    fn staged(&self, expert: u32) -> Option<&StagingSlot> {
-        self.staging.iter().find(|staged| staged.expert == Some(expert))
+    fn presence(&self, layer: MoeLayer, expert: u32) -> Presence {
+        let own = self.layers[layer.0].find(expert).map(|slot| self.arena.state(slot));
+        let staged = self.staging.find(layer, expert).map(|staged| self.arena.state(staged.id));
+        match (own, staged) {
+            (Some(SlotState::Filled), _) => Presence::Resident,
+            (Some(SlotState::InFlight), _) | (_, Some(SlotState::Filled | SlotState::InFlight)) => Presence::Coming,
+            _ => Presence::Absent,
+        }
     }
 
     fn slot(&self, layer: MoeLayer, expert: u32) -> SlotId {
-        let slot = self.layers[layer.0].find(expert).or_else(|| self.staged(expert).map(|staged| staged.id));
-        slot.expect(IN_USE)
+        let staged = || self.staging.find(layer, expert).map(|staged| staged.id);
+        self.layers[layer.0].find(expert).or_else(staged).expect(IN_USE)
     }
 
     fn layouts(&self, layer: MoeLayer, expert: u32) -> &Layouts {
-        let layouts =
-            self.layers[layer.0].layouts(expert).or_else(|| self.staged(expert).map(|staged| &staged.layouts));
-        layouts.expect(IN_USE)
+        let staged = || self.staging.find(layer, expert).map(|staged| &staged.layouts);
+        self.layers[layer.0].layouts(expert).or_else(staged).expect(IN_USE)
     }
 
     fn layouts_mut(&mut self, layer: MoeLayer, expert: u32) -> &mut Layouts {
-        let staged = self.staging.iter_mut().find(|staged| staged.expert == Some(expert));
-        let layouts = self.layers[layer.0].layouts_mut(expert).or_else(|| staged.map(|staged| &mut staged.layouts));
-        layouts.expect(IN_USE)
+        let staged = self.staging.find_mut(layer, expert).map(|staged| &mut staged.layouts);
+        self.layers[layer.0].layouts_mut(expert).or(staged).expect(IN_USE)
     }
 
     fn has_landed(&self, layer: MoeLayer, expert: u32) -> bool {
-        let slot = self.slot(layer, expert);
-        (0..PROJECTIONS).all(|slice| self.arena.has_landed(slot, slice))
+        self.arena.state(self.slot(layer, expert)) == SlotState::Filled
     }
 }
 

@@ -67,7 +67,7 @@ impl SelfAttention {
     pub(crate) fn forward(&self, step: &mut Step<'_>, layer: usize) -> Result<(), Error> {
         step.quantize_normed(layer)?;
         let tokens = step.tokens.len();
-        let Step { cpu, weights, scratch, kv, first_position, .. } = step;
+        let Step { cpu, weights, experts, scratch, kv, first_position, .. } = step;
         let SelfAttention { heads, kv_heads, head_dim, value_dim, .. } = *self;
         let query = &mut scratch.query[..tokens * heads * head_dim];
         let key = &mut scratch.key[..tokens * kv_heads * head_dim];
@@ -77,6 +77,7 @@ impl SelfAttention {
             self.key.product(weights, &scratch.normed, key),
             self.value.product(weights, &scratch.normed, value),
         ]);
+        experts.poll()?;
         self.query.add_bias(cpu, weights, query);
         self.key.add_bias(cpu, weights, key);
         self.value.add_bias(cpu, weights, value);
@@ -93,10 +94,12 @@ impl SelfAttention {
             first_position: *first_position,
         };
         cpu.attention(&attention, query, &mut scratch.attention, attended);
+        experts.poll()?;
         quantize(cpu, &mut scratch.attended, layer)?;
 
         let output = &mut scratch.projected[..tokens * step.hyperparameters.hidden];
         cpu.multiply(&mut [self.output.product(weights, &scratch.attended, output)]);
+        experts.poll()?;
         self.output.add_bias(cpu, weights, output);
         cpu.add(&mut scratch.x[..output.len()], output);
         Ok(())

@@ -69,6 +69,7 @@ impl MixtureOfExperts {
         // The shared expert is computed with the first group if that is resident, else alone, while flash works.
         let mut shared = self.shared.as_ref();
         while let Some(group) = step.experts.next_group(self.experts, EXPERTS_AT_ONCE) {
+            let group = fitting(group, step.experts, &step.scratch.experts);
             if shared.is_some() && !step.experts.is_resident(&group) {
                 self.compute(step, layer, shared.take(), 0..0)?;
             }
@@ -77,6 +78,9 @@ impl MixtureOfExperts {
         }
         if shared.is_some() {
             self.compute(step, layer, shared, 0..0)?;
+        }
+        if is_wide(step.tokens.len(), &self.shape) {
+            step.experts.read_ahead(MoeLayer(self.experts.0 + 1))?;
         }
         self.combine(step);
         Ok(())
@@ -223,6 +227,21 @@ impl MixtureOfExperts {
         cpu.multiply(&mut products);
         Ok(())
     }
+}
+
+/// The first experts of a group whose rows together are no more than one expert can have: all tokens. The buffers are made for that.
+fn fitting(group: Group, experts: &ExpertStore, moe: &ExpertScratch) -> Group {
+    let mut rows = 0;
+    let fits = |&&expert: &&u32| {
+        rows += (moe.first_row[expert as usize + 1] - moe.first_row[expert as usize]) as usize;
+        rows <= moe.group_rows
+    };
+    group.start..group.start + experts.ids(&group).iter().take_while(fits).count()
+}
+
+/// Whether so many tokens need nearly every expert of a layer: with 3 choices an expert, 95 % of them if all are alike.
+pub(crate) fn is_wide(tokens: usize, shape: &ExpertShape) -> bool {
+    tokens * shape.per_token >= 3 * shape.count
 }
 
 /// Keeps the experts of a group where they are.

@@ -10,7 +10,7 @@ pub(crate) use attention::SelfAttention;
 pub(crate) use embedding::Embedding;
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, LogitsWanted};
-pub(crate) use mixture_of_experts::MixtureOfExperts;
+pub(crate) use mixture_of_experts::{MixtureOfExperts, is_wide};
 
 use moce_kernels::{Activations, Matrix, Product, Rows};
 
