@@ -279,6 +279,9 @@ pub(crate) struct Run {
     /// Go on past the model's end tokens
     #[arg(long)]
     pub(crate) ignore_eos: bool,
+    /// Take up which experts were cached from this file, if it is there, and save it at the end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) cache_state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: ModelOptions,
 }

@@ -12,7 +12,7 @@ use crate::step::Step;
 use crate::telemetry::Traffic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{Capacity, Error, Hyperparameters};
+use crate::{Capacity, Error, Hyperparameters, ModelIdentity};
 use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
@@ -71,6 +71,7 @@ pub struct Engine {
     flash: String,
     routing: RoutingOptions,
     kv: KvShape,
+    identity: ModelIdentity,
 }
 
 /// What one step at a time uses.
@@ -138,6 +139,7 @@ impl Engine {
             plan,
             flash,
             routing: options.routing.clone(),
+            identity: ModelIdentity::of(gguf, &h.architecture),
             cpu,
             architecture,
         })
@@ -166,6 +168,11 @@ impl Engine {
     /// What the engine's memory is used for.
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
+    }
+
+    /// Which model this is, for files that belong to it.
+    pub fn identity(&self) -> ModelIdentity {
+        self.identity
     }
 
     /// How experts are read, for people.
@@ -207,11 +214,16 @@ impl Engine {
             capacity,
         });
         let routing = SessionRouting::new(&shapes.collect::<Vec<_>>(), self.routing.clone())?;
+        self.hold(&routing);
+        Ok(routing)
+    }
+
+    /// What a session has cached stays, if there is room, until [`Engine::end_routing`].
+    pub(crate) fn hold(&self, routing: &SessionRouting) {
         let mut workspace = self.lock();
         for layer in 0..routing.layer_count() {
             routing.cached(layer).for_each(|expert| workspace.experts.hold(MoeLayer(layer), expert));
         }
-        Ok(routing)
     }
 
     /// The session's cached experts may leave.
@@ -220,6 +232,17 @@ impl Engine {
         for layer in 0..routing.layer_count() {
             routing.cached(layer).for_each(|expert| workspace.experts.release(MoeLayer(layer), expert));
         }
+    }
+
+    /// Reads a session's cached experts in idle time, as far as they are absent and there is room.
+    pub(crate) fn warm_up(&self, routing: &SessionRouting) -> Result<(), Error> {
+        let mut workspace = self.lock();
+        for layer in 0..routing.layer_count() {
+            // The most recent first: they are the likeliest to be chosen soon.
+            let cached: Vec<u32> = routing.cached(layer).collect();
+            workspace.experts.read_in_idle_time(MoeLayer(layer), cached.iter().rev().copied())?;
+        }
+        Ok(())
     }
 
     /// Looks whether the model's files are what they were; to be called when a request starts.

@@ -147,6 +147,25 @@ pub enum Error {
         /// Experts of the layer.
         most: usize,
     },
+    /// A cache state cannot be read or written.
+    #[error("{} {what}", path.display())]
+    CacheState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A cache state of another model.
+    #[error("the cache state was saved with another model (its identity is {saved}, this model's {opened})")]
+    CacheStateModel {
+        /// The identity in the state.
+        saved: String,
+        /// The identity of the opened model.
+        opened: String,
+    },
+    /// A cache state for a session that has begun.
+    #[error("a cache state can be taken up only before the first token of a session")]
+    CacheStateLate,
     /// An earlier step of this session failed half-way.
     #[error("an earlier step of this session failed; clear the session and give the whole text again")]
     SessionFailed,

@@ -33,6 +33,7 @@
 
 mod architectures;
 mod budget;
+mod cache_state;
 mod capacity;
 mod engine;
 mod error;
@@ -40,6 +41,7 @@ mod experts;
 mod flash;
 mod generate;
 mod hyperparameters;
+mod identity;
 mod layers;
 mod load;
 mod plan;
@@ -52,12 +54,14 @@ pub mod tokenizer;
 mod weights;
 
 pub use budget::Budget;
+pub use cache_state::CacheState;
 pub use capacity::Capacity;
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use flash::FlashOptions;
 pub use generate::{GenerateOptions, Generation, PhaseReport, StopReason, generate};
 pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
+pub use identity::ModelIdentity;
 pub use plan::MemoryPlan;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;

@@ -2,9 +2,9 @@
 
 use crate::engine::StepRequest;
 use crate::layers::LogitsWanted;
-use crate::{Engine, Error};
+use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
-use moce_routing::{Phase, SessionRouting};
+use moce_routing::{EvictionState, Phase, SessionRouting};
 use std::sync::Arc;
 
 /// A text in progress. Tokens go in, logits for the next token come out.
@@ -58,6 +58,38 @@ impl Session {
     /// Which experts were chosen and cached so far.
     pub fn routing(&self) -> &SessionRouting {
         &self.routing
+    }
+
+    /// Which experts are cached, and the state of the policy: to be taken up by a later session.
+    pub fn cache_state(&self) -> CacheState {
+        let layers = (0..self.routing.layer_count()).map(|layer| self.routing.state(layer)).collect();
+        CacheState::new(self.engine.identity(), layers)
+    }
+
+    /// Takes up a saved state. Its experts are read in idle time; what is chosen before it has come is read at once. Where fewer
+    /// experts fit than were saved, the most recent stay.
+    ///
+    /// # Errors
+    /// The session has begun, or the state is of another model or another eviction.
+    pub fn warm_start(&mut self, state: &CacheState) -> Result<(), Error> {
+        if self.position > 0 {
+            return Err(Error::CacheStateLate);
+        }
+        state.check(self.engine.identity(), self.routing.layer_count())?;
+        let mut warm = self.routing.clone();
+        for (layer, saved) in state.layers.iter().enumerate() {
+            let mut saved = saved.clone();
+            let capacity = warm.shape(layer).capacity;
+            // s3fifo's queues hold the cached experts; cutting them is its own business, so there the sizes must agree.
+            if !matches!(saved.eviction, EvictionState::S3Fifo { .. }) {
+                saved.cached.drain(..saved.cached.len().saturating_sub(capacity));
+            }
+            warm.restore(layer, &saved)?;
+        }
+        self.engine.end_routing(&self.routing);
+        self.routing = warm;
+        self.engine.hold(&self.routing);
+        self.engine.warm_up(&self.routing)
     }
 
     /// Forgets everything: the next token is the first of a text.

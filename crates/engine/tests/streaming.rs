@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
-use moce_engine::routing::RoutingOptions;
-use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session};
+use moce_engine::routing::{Phase, RoutingOptions};
+use moce_engine::{
+    Backend, Budget, CacheState, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session,
+};
 use moce_gguf::{Gguf, Tensor, Writer};
 use moce_quant::Format;
 use moce_testkit::{TinyModel, requantised};
@@ -172,5 +174,49 @@ fn capacities_that_cannot_be_are_refused() {
     for capacity in [Capacity::Experts(2), Capacity::Experts(13), Capacity::PerLayer(vec![3])] {
         let error = Engine::open(&model.path, &options(Some(capacity.clone()), FlashOptions::default()));
         assert!(matches!(error, Err(Error::CapacityRange { .. } | Error::CapacityLayers { .. })), "{capacity:?}");
+    }
+}
+
+#[test]
+fn a_warm_start_changes_what_is_read_but_no_bit() {
+    for eviction in ["lru", "lfu", "score", "s3fifo"] {
+        let model = ModelFile::new(&format!("warm-{eviction}"), "qwen2moe", Format::Q4_0);
+        let routing = RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() };
+        let options = EngineOptions { routing, ..options(Some(Capacity::Experts(6)), FlashOptions::default()) };
+        let expected = bits(&model.path, &model.tokens, &options);
+        let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+        let mut first = Session::new(&engine).unwrap();
+        first.prompt(&model.tokens).unwrap();
+        let cold = first.routing().total(Phase::Prompt).misses;
+        let path = model.folder.join("state.json");
+        first.cache_state().write(&path).unwrap();
+        drop((first, engine));
+
+        let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+        let mut second = Session::new(&engine).unwrap();
+        let state = CacheState::read(&path).unwrap();
+        second.warm_start(&state).unwrap();
+        assert_eq!(second.cache_state(), state);
+        second.prompt(&model.tokens).unwrap();
+        let got: Vec<u32> = second.logits().iter().map(|x| x.to_bits()).collect();
+        assert!(got == expected[expected.len() - got.len()..], "{eviction}");
+        assert!(second.routing().total(Phase::Prompt).misses < cold, "{eviction}: a warm cache misses less");
+        assert!(matches!(second.warm_start(&state), Err(Error::CacheStateLate)));
+    }
+}
+
+#[test]
+fn a_cache_state_of_another_model_or_no_state_at_all_is_refused() {
+    let model = ModelFile::new("state-model", "qwen2moe", Format::Q4_0);
+    let other = ModelFile::new("state-other", "mixtral", Format::Q4_0);
+    let open = |path| Arc::new(Engine::open(path, &options(None, FlashOptions::default())).unwrap());
+    let state = Session::new(&open(&model.path)).unwrap().cache_state();
+    let mut session = Session::new(&open(&other.path)).unwrap();
+    assert!(matches!(session.warm_start(&state), Err(Error::CacheStateModel { .. })));
+    let path = model.folder.join("state.json");
+    for wrong in ["", "{}", "[1]", r#"{"version":2,"model":"0000000000000000","layers":[]}"#] {
+        std::fs::write(&path, wrong).unwrap();
+        let message = CacheState::read(&path).unwrap_err().to_string();
+        assert!(message.contains("state.json"), "{message}");
     }
 }

@@ -6,12 +6,14 @@ use crate::Error;
 use crate::evictions::AnyEviction;
 use crate::layer::Layer;
 use crate::scores::check_ids;
+use serde::{Deserialize, Serialize};
 
 /// More tokens than a session can have seen; counting on from here cannot overflow.
 const MOST_TOKENS: u64 = 1 << 53;
 
 /// Everything that routing decisions of a layer depend on besides scores and options.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerState {
     /// The cached experts, least recently touched first.
     pub cached: Vec<u32>,
@@ -26,7 +28,8 @@ pub struct LayerState {
 }
 
 /// An eviction's data.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EvictionState {
     /// `lru`: nothing beyond the order of the cached experts.

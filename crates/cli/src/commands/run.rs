@@ -3,7 +3,7 @@
 use super::open_engine;
 use crate::arguments::{Global, Run};
 use crate::{interrupt, prompt, report};
-use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
+use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -21,6 +21,9 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     interrupt::listen();
 
     let mut session = Session::new(&engine)?;
+    if let Some(path) = arguments.cache_state.as_deref().filter(|path| path.exists()) {
+        session.warm_start(&CacheState::read(path)?)?;
+    }
     let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
@@ -33,6 +36,9 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         written = write_piece(&mut output, piece, global.json);
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    if let Some(path) = &arguments.cache_state {
+        session.cache_state().write(path)?;
+    }
     written?;
     if global.json {
         serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed))?;

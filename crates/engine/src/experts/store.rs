@@ -59,9 +59,10 @@ pub(crate) struct ExpertStore {
     staging: Staging,
     /// The step at hand: experts in the order of computing.
     queue: Vec<u32>,
-    /// Of those, how many were resident when the layer began, and how many of them nobody holds.
-    resident: usize,
+    /// Ends of its sections, in each of which ids ascend: the resident that nobody holds, the other resident ones, those on their way.
     passing: usize,
+    resident: usize,
+    coming: usize,
     /// How far the queue has been requested, and computed.
     requested: usize,
     computed: usize,
@@ -95,8 +96,9 @@ impl ExpertStore {
             layers,
             arena,
             fetcher,
-            resident: 0,
             passing: 0,
+            resident: 0,
+            coming: 0,
             requested: 0,
             computed: 0,
             time: 0,
@@ -166,6 +168,27 @@ impl ExpertStore {
         Ok(())
     }
 
+    /// Asks for experts of a layer in the background, as far as there are slots that nobody needs.
+    pub(crate) fn read_in_idle_time(
+        &mut self,
+        layer: MoeLayer,
+        wanted: impl Iterator<Item = u32>,
+    ) -> Result<(), Error> {
+        let Some(fetcher) = &mut self.fetcher else { return Ok(()) };
+        let slots = &mut self.layers[layer.0];
+        for expert in wanted {
+            if slots.find(expert).is_some() {
+                continue;
+            }
+            let Some(index) = slots.victim(false, &self.arena) else { break };
+            let slot = slots.assign(index, expert, self.time);
+            fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Background)?;
+            self.traffic.fetches += 1;
+        }
+        fetcher.submit();
+        Ok(())
+    }
+
     /// Starts a layer's part of a step: `needed` are the experts that its tokens chose, ascending.
     pub(crate) fn begin(&mut self, layer: MoeLayer, needed: &[u32]) -> Result<(), Error> {
         self.time += 1;
@@ -185,9 +208,9 @@ impl ExpertStore {
         let held = |store: &ExpertStore, expert| store.layers[layer.0].is_held(expert);
         self.passing = extend(self, &|store, e| store.presence(layer, e) == Presence::Resident && !held(store, e));
         self.resident = extend(self, &|store, e| store.presence(layer, e) == Presence::Resident && held(store, e));
-        self.requested = extend(self, &|store, e| store.presence(layer, e) == Presence::Coming);
+        self.coming = extend(self, &|store, e| store.presence(layer, e) == Presence::Coming);
         extend(self, &|store, e| store.presence(layer, e) == Presence::Absent);
-        self.computed = 0;
+        (self.requested, self.computed) = (self.coming, 0);
         for &expert in needed {
             let slots = &mut self.layers[layer.0];
             slots.waiting[expert as usize] = true;
@@ -195,7 +218,7 @@ impl ExpertStore {
         }
         for index in self.resident..self.queue.len() {
             let expert = self.queue[index];
-            if index < self.requested {
+            if index < self.coming {
                 let slot = self.slot(layer, expert);
                 if let Some(fetcher) = &mut self.fetcher {
                     fetcher.promote(slot);
@@ -208,16 +231,17 @@ impl ExpertStore {
         self.request_ahead(layer)
     }
 
-    /// The experts to compute next, at most `most`; `None` when all are done. They may still be on their way: see [`ExpertStore::wait`].
+    /// The experts to compute next, at most `most`, their ids ascending; `None` when all are done. They may still be on their way: see [`ExpertStore::wait`].
     pub(crate) fn next_group(&self, layer: MoeLayer, most: usize) -> Option<Group> {
         let start = self.computed;
         let end = match start {
             _ if start < self.passing => self.passing,
             _ if start < self.resident => self.resident,
             _ if start < self.queue.len() => {
-                // The next one, and those behind it that are whole already.
-                let landed = |&index: &usize| index < self.requested && self.has_landed(layer, self.queue[index]);
-                start + 1 + (start + 1..self.queue.len()).take_while(landed).count()
+                // The next one, and those behind it in its section that are whole already.
+                let section = if start < self.coming { self.coming } else { self.requested };
+                let landed = |&index: &usize| self.has_landed(layer, self.queue[index]);
+                start + 1 + (start + 1..section).take_while(landed).count()
             }
             _ => return None,
         };
@@ -397,7 +421,7 @@ impl ExpertStore {
             }
         }
         self.queue.clear();
-        (self.resident, self.passing, self.requested, self.computed) = (0, 0, 0, 0);
+        (self.passing, self.resident, self.coming, self.requested, self.computed) = (0, 0, 0, 0, 0);
     }
 
     fn presence(&self, layer: MoeLayer, expert: u32) -> Presence {
