@@ -33,25 +33,26 @@ impl<'g> ExpertCatalogue<'g> {
         hidden: usize,
         feed_forward: usize,
     ) -> Result<MoeLayer, Error> {
-        let project = |name: &str, rows: usize, columns: usize| {
-            let tensor = self.gguf.tensor(&format!("blk.{layer}.{name}.weight"))?;
-            let format = check_tensor(self.gguf, tensor, &[columns, rows, count])?;
+        let name = |projection: &str| format!("blk.{layer}.ffn_{projection}_exps.weight");
+        // `parts` matrices of `rows` rows stand behind each other in each expert of the tensor; this is the `part`-th.
+        let project = |tensor: &str, rows: usize, columns: usize, part: usize, parts: usize| {
+            let tensor = self.gguf.tensor(tensor)?;
+            let format = check_tensor(self.gguf, tensor, &[columns, parts * rows, count])?;
             // The shape holds, so the tensor is a whole number of equal matrices.
-            let bytes = tensor.bytes() / count;
-            Ok::<_, Error>(ProjectionShape {
-                format,
-                rows,
-                columns,
-                bytes,
-                part: tensor.part(),
-                offset: tensor.offset(),
-            })
+            let stride = (tensor.bytes() / count) as u64;
+            let bytes = tensor.bytes() / count / parts;
+            let offset = tensor.offset() + (part * bytes) as u64;
+            Ok::<_, Error>(ProjectionShape { format, rows, columns, bytes, part: tensor.part(), offset, stride })
         };
-        let projections = [
-            project("ffn_gate_exps", feed_forward, hidden)?,
-            project("ffn_up_exps", feed_forward, hidden)?,
-            project("ffn_down_exps", hidden, feed_forward)?,
-        ];
+        let fused = name("gate_up");
+        let (gate, up) = match self.gguf.find_tensor(&fused) {
+            Some(_) => (project(&fused, feed_forward, hidden, 0, 2)?, project(&fused, feed_forward, hidden, 1, 2)?),
+            None => {
+                let project = |projection| project(&name(projection), feed_forward, hidden, 0, 1);
+                (project("gate")?, project("up")?)
+            }
+        };
+        let projections = [gate, up, project(&name("down"), hidden, feed_forward, 0, 1)?];
         self.layers.push(LayerCatalogue { count, projections });
         Ok(MoeLayer(self.layers.len() - 1))
     }
@@ -72,7 +73,7 @@ impl LayerCatalogue {
     pub(crate) fn slices(&self, expert: u32) -> [Slice; PROJECTIONS] {
         self.projections.map(|projection| Slice {
             file: projection.part,
-            offset: projection.offset + u64::from(expert) * projection.bytes as u64,
+            offset: projection.offset + u64::from(expert) * projection.stride,
             bytes: projection.bytes,
         })
     }

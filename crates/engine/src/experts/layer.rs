@@ -119,7 +119,8 @@ mod tests {
     use moce_quant::Format;
 
     fn layer(experts: usize, slots: usize) -> (LayerSlots, Arena) {
-        let projection = ProjectionShape { format: Format::F32, rows: 1, columns: 1, bytes: 4, part: 0, offset: 0 };
+        let projection =
+            ProjectionShape { format: Format::F32, rows: 1, columns: 1, bytes: 4, part: 0, offset: 0, stride: 4 };
         let arena = Arena::reserve(&[SlotClass { bytes: 64, count: slots }]).unwrap();
         (LayerSlots::new(LayerCatalogue { count: experts, projections: [projection; 3] }, arena.slots(0)), arena)
     }

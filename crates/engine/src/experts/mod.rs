@@ -36,8 +36,10 @@ pub(crate) struct ProjectionShape {
     pub(crate) bytes: usize,
     /// Part of the model file that holds the stacked tensor.
     part: usize,
-    /// Where it starts; expert e lies e times `bytes` behind.
+    /// Where expert 0's matrix starts in it.
     offset: u64,
+    /// Bytes from one expert's matrix to the next one's.
+    stride: u64,
 }
 
 /// How the projections of an expert stand in its slot: plain, as in the file, or in this CPU's kernel order.
