@@ -10,7 +10,8 @@
 //! One [`SessionRouting`] per session; the engine calls [`SessionRouting::route`] once per token and MoE layer. Routing
 //! weights are the engine's: they always come from the original scores.
 //!
-//! Reading order: `options`, `scores`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`.
+//! Reading order: `options`, `scores`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`,
+//! `trace`.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod spec;
 mod splitmix;
 mod start;
 mod state;
+mod trace;
 
 pub use belady::belady;
 pub use error::Error;
@@ -44,3 +46,7 @@ pub use selection::Selection;
 pub use session::SessionRouting;
 pub use start::Start;
 pub use state::{EvictionState, LayerState};
+pub use trace::{
+    Precision, ScoreKind, ScoreReplay, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceReader,
+    TraceToken, TraceWriter,
+};
