@@ -242,6 +242,12 @@ impl Array {
     }
 }
 
+impl From<String> for Value {
+    fn from(string: String) -> Value {
+        Value::String(string.into_bytes())
+    }
+}
+
 impl From<&str> for Value {
     fn from(string: &str) -> Value {
         Value::String(string.as_bytes().to_vec())

@@ -74,6 +74,11 @@ impl Writer {
         Ok(())
     }
 
+    /// The value that a metadata key was set to.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.entries.iter().find(|(other, _)| other == key).map(|(_, value)| value)
+    }
+
     /// Adds a tensor after those already there; `dims` innermost first.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates in order: each may depend only on those before it. `testkit` is for tests alone.
-const ORDER: [&str; 8] = ["quant", "gguf", "flash", "kernels", "routing", "engine", "lab", "cli"];
+const ORDER: [&str; 9] = ["quant", "gguf", "flash", "kernels", "routing", "engine", "convert", "lab", "cli"];
 const UNSAFE_ZONES: [&str; 2] = ["flash", "kernels"];
 
 fn crates_folder() -> PathBuf {

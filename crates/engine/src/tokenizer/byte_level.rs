@@ -3,8 +3,8 @@
 
 const FIRST_SUBSTITUTE: u32 = 0x100;
 
-/// The letter that spells `byte`.
-pub(super) const fn letter(byte: u8) -> char {
+/// The letter that spells `byte` in vocabularies of kind gpt2.
+pub const fn letter(byte: u8) -> char {
     LETTERS[byte as usize]
 }
 

@@ -25,6 +25,7 @@ mod tests;
 mod tokens;
 mod vocabulary;
 
+pub use byte_level::letter;
 pub use decoder::Decoder;
 pub use error::Error;
 pub use tokens::TokenType;

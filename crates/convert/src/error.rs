@@ -1,0 +1,61 @@
+//! What can go wrong while a model file is made.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A GGUF file cannot be read or written.
+    #[error(transparent)]
+    Gguf(#[from] moce_gguf::Error),
+    /// No shape has this name.
+    #[error("unknown shape '{given}' (there are: {known})")]
+    UnknownShape {
+        /// What was asked for.
+        given: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// A shape that no file can have.
+    #[error("shape {shape}: {what}")]
+    Shape {
+        /// Its name.
+        shape: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The disk has too little room.
+    #[error(
+        "{}: {} needed, {} free; choose another folder or make room",
+        folder.display(), gigabytes(*wanted), gigabytes(*free)
+    )]
+    Space {
+        /// Where the file would go.
+        folder: PathBuf,
+        /// Bytes that the file needs.
+        wanted: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
+    /// The folder cannot be looked at.
+    #[error("{}: cannot tell how much room there is", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The caller stopped the work; nothing was left behind.
+    #[error("stopped before {} was whole; nothing is left behind", file.display())]
+    Stopped {
+        /// The file that was being made.
+        file: PathBuf,
+    },
+}
+
+/// A size as disks are sold.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
