@@ -4,7 +4,7 @@ use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use moce_engine::routing::{EvictionSpec, RoutingOptions};
 use moce_engine::{
-    Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, SamplerOptions,
+    Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, Prefetch, SamplerOptions,
 };
 use std::path::PathBuf;
 
@@ -79,6 +79,9 @@ pub(crate) struct ModelOptions {
     /// Which cached expert leaves: lru, lfu, s3fifo or score, with `:memory=N` for lfu and score
     #[arg(long, value_name = "SPEC", value_parser = parse_eviction, default_value = "lru")]
     pub(crate) eviction: EvictionSpec,
+    /// Read experts before the router asks; changes no result (auto: next-layer where experts are under 256 KiB, else off)
+    #[arg(long, value_enum, default_value_t = PrefetchMode::Auto)]
+    pub(crate) prefetch: PrefetchMode,
     /// How flash is read: auto, uring or pread
     #[arg(long, value_name = "BACKEND", value_parser = parse_backend, default_value = "auto")]
     pub(crate) io: Backend,
@@ -103,6 +106,14 @@ pub(crate) struct ModelOptions {
     /// Prompt tokens run at once, or `auto`
     #[arg(long, value_name = "N|auto", value_parser = parse_chunk, default_value = "auto")]
     pub(crate) chunk: Chunk,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrefetchMode {
+    Off,
+    NextLayer,
+    Speculate,
+    Auto,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -242,6 +253,12 @@ impl ModelOptions {
             memory: self.memory,
             capacity: self.capacity.clone(),
             routing: RoutingOptions { eviction: self.eviction, ..RoutingOptions::default() },
+            prefetch: match self.prefetch {
+                PrefetchMode::Auto => Prefetch::Auto,
+                PrefetchMode::Off => Prefetch::Off,
+                PrefetchMode::NextLayer => Prefetch::NextLayer,
+                PrefetchMode::Speculate => Prefetch::Speculate,
+            },
             flash: FlashOptions {
                 backend: self.io,
                 direct: match self.direct {

@@ -4,7 +4,7 @@ use crate::architectures::{self, Architecture};
 use crate::budget::Budget;
 use crate::experts::{ExpertStore, MoeLayer};
 use crate::flash::{self, FlashOptions};
-use crate::layers::{LogitsWanted, is_wide};
+use crate::layers::{LogitsWanted, Prefetch, is_wide};
 use crate::load::Loader;
 use crate::plan::{MemoryPlan, Wishes};
 use crate::scratch::Scratch;
@@ -32,6 +32,8 @@ pub struct EngineOptions {
     pub routing: RoutingOptions,
     /// How experts are read from flash.
     pub flash: FlashOptions,
+    /// Whether experts are read before the router asks for them; it changes no result.
+    pub prefetch: Prefetch,
     /// Context length of a session; `None`: 4,096 or the model's own if that is smaller, less where memory is short.
     pub context: Option<usize>,
     /// How keys and values are kept.
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
             capacity: None,
             routing: RoutingOptions::default(),
             flash: FlashOptions::default(),
+            prefetch: Prefetch::Auto,
             context: None,
             kv: KvType::F16,
             chunk: None,
@@ -69,6 +72,7 @@ pub struct Engine {
     workspace: Mutex<Workspace>,
     plan: MemoryPlan,
     flash: String,
+    prefetch: Prefetch,
     routing: RoutingOptions,
     kv: KvShape,
     identity: ModelIdentity,
@@ -101,6 +105,8 @@ impl Engine {
         let architecture = architectures::load(&mut loader)?;
         let h = architecture.hyperparameters();
         let files = flash::open_files(gguf, options.flash.direct)?;
+        let expert_bytes = loader.experts.layers().iter().map(|layer| layer.expert_bytes()).max();
+        let prefetch = options.prefetch.resolve(expert_bytes.unwrap_or(0));
         let wishes = Wishes {
             budget: options.memory,
             capacity: options.capacity.as_ref(),
@@ -108,6 +114,7 @@ impl Engine {
             chunk: options.chunk,
             kv: options.kv,
             logit_rows: options.logit_rows,
+            guesses: prefetch != Prefetch::Off,
             block_bytes: files.block_bytes(),
         };
         let plan = MemoryPlan::new(loader.weights.bytes() as u64, &loader.experts, h, &cpu, &wishes)?;
@@ -138,6 +145,7 @@ impl Engine {
             kv: plan.scratch.kv,
             plan,
             flash,
+            prefetch,
             routing: options.routing.clone(),
             identity: ModelIdentity::of(gguf, &h.architecture),
             cpu,
@@ -272,6 +280,7 @@ impl Engine {
             tokens,
             first_position,
             phase,
+            prefetch: if self.plan.streams() { self.prefetch } else { Prefetch::Off },
             logits: logits.reborrow(),
         };
         self.architecture.forward(&mut step)?;

@@ -62,6 +62,7 @@ pub use flash::FlashOptions;
 pub use generate::{GenerateOptions, Generation, PhaseReport, StopReason, generate};
 pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
 pub use identity::ModelIdentity;
+pub use layers::Prefetch;
 pub use plan::MemoryPlan;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;

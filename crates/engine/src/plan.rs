@@ -39,6 +39,7 @@ pub(crate) struct Wishes<'a> {
     pub(crate) chunk: Option<usize>,
     pub(crate) kv: KvType,
     pub(crate) logit_rows: usize,
+    pub(crate) guesses: bool,
     pub(crate) block_bytes: usize,
 }
 
@@ -254,7 +255,12 @@ impl Planner<'_> {
     }
 
     fn scratch(&self, context: usize, chunk: usize) -> ScratchSizes {
-        ScratchSizes { chunk, kv: self.kv(context), logit_rows: self.wishes.logit_rows.clamp(1, chunk) }
+        ScratchSizes {
+            chunk,
+            kv: self.kv(context),
+            logit_rows: self.wishes.logit_rows.clamp(1, chunk),
+            guesses: self.wishes.guesses,
+        }
     }
 
     /// The chunk asked for, or the largest whose scratch is a small share of the budget.

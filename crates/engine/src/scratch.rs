@@ -1,6 +1,7 @@
 //! The buffers that a step computes in, made once for the largest chunk; a step allocates nothing.
 
 use crate::Hyperparameters;
+use crate::layers::PrefetchScratch;
 use moce_kernels::{Activations, Cpu, KvShape, RopeTable};
 use moce_routing::Selection;
 
@@ -32,6 +33,8 @@ pub(crate) struct Scratch {
     pub(crate) inner: Activations,
     /// Buffers of the routed experts; empty in a dense model.
     pub(crate) experts: ExpertScratch,
+    /// Guesses about the next layer; empty where nothing is guessed.
+    pub(crate) prefetch: PrefetchScratch,
     /// `[logit_rows, vocabulary]`
     pub(crate) logits: Vec<f32>,
 }
@@ -75,6 +78,8 @@ pub(crate) struct ScratchSizes {
     pub(crate) kv: KvShape,
     /// Tokens whose logits are computed at once.
     pub(crate) logit_rows: usize,
+    /// Whether there are guesses.
+    pub(crate) guesses: bool,
 }
 
 impl ScratchSizes {
@@ -94,6 +99,9 @@ impl ScratchSizes {
             let group_rows = chunk.max(experts.per_token);
             floats += chunk * (experts.count + 1) + rows * (h.hidden + 3) + group_rows * 2 * experts.feed_forward;
             activations += Activations::bytes(group_rows, experts.feed_forward);
+            if self.guesses {
+                activations += PrefetchScratch::bytes(h.layers, h.hidden, experts.count);
+            }
         }
         floats * size_of::<f32>() + activations
     }
@@ -132,6 +140,10 @@ impl Scratch {
             up: populated(chunk * widest),
             inner: Activations::new(chunk, widest),
             experts: ExpertScratch::new(h, chunk),
+            prefetch: match h.experts {
+                Some(shape) if sizes.guesses => PrefetchScratch::new(h.layers, h.hidden, shape.count, shape.per_token),
+                _ => PrefetchScratch::none(),
+            },
             logits: populated(logit_rows * h.vocabulary),
         }
     }

@@ -1,7 +1,7 @@
 //! One forward call: the tokens of a chunk, the model's weights, the session's state, and the scratch they are computed in.
 
 use crate::experts::ExpertStore;
-use crate::layers::LogitsWanted;
+use crate::layers::{LogitsWanted, Prefetch};
 use crate::scratch::Scratch;
 use crate::weights::{VectorId, Weights};
 use crate::{Error, Hyperparameters};
@@ -23,6 +23,7 @@ pub(crate) struct Step<'a> {
     /// Position of the first of them in the session.
     pub(crate) first_position: usize,
     pub(crate) phase: Phase,
+    pub(crate) prefetch: Prefetch,
     pub(crate) logits: LogitsWanted<'a>,
 }
 

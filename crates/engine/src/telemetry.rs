@@ -10,6 +10,12 @@ pub struct Traffic {
     pub fetches: u64,
     /// Bytes read from flash, the blocks around slices included.
     pub flash_bytes: u64,
+    /// Bytes of experts that were asked for on a guess.
+    pub prefetch_bytes: u64,
+    /// Of those, bytes of experts that were then chosen.
+    pub prefetch_useful_bytes: u64,
+    /// Experts that were chosen while they were being read, or had just been read, on a guess or for another session.
+    pub late_hits: u64,
     /// Time that computing waited for flash.
     pub waited: Duration,
 }
@@ -22,6 +28,9 @@ impl Sub for Traffic {
         Traffic {
             fetches: self.fetches - earlier.fetches,
             flash_bytes: self.flash_bytes - earlier.flash_bytes,
+            prefetch_bytes: self.prefetch_bytes - earlier.prefetch_bytes,
+            prefetch_useful_bytes: self.prefetch_useful_bytes - earlier.prefetch_useful_bytes,
+            late_hits: self.late_hits - earlier.late_hits,
             waited: self.waited - earlier.waited,
         }
     }

@@ -4,7 +4,8 @@
 
 use moce_engine::routing::{Phase, RoutingOptions};
 use moce_engine::{
-    Backend, Budget, CacheState, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Session,
+    Backend, Budget, CacheState, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Prefetch,
+    Session,
 };
 use moce_gguf::{Gguf, Tensor, Writer};
 use moce_quant::Format;
@@ -86,6 +87,10 @@ fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
                 let flash = FlashOptions { backend, direct, depth: Some(2) };
                 run(&format!("{backend}, {direct:?}"), &options(some.clone(), flash));
             }
+        }
+        for prefetch in [Prefetch::Off, Prefetch::NextLayer, Prefetch::Speculate] {
+            let what = format!("prefetch {prefetch:?}");
+            run(&what, &EngineOptions { prefetch, ..options(some.clone(), FlashOptions::default()) });
         }
         for eviction in ["lru", "lfu", "s3fifo", "score"] {
             let routing = RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() };

@@ -133,6 +133,9 @@ struct PhaseSummary {
     misses_per_token: f64,
     flash_bytes: u64,
     fetches: u64,
+    late_hits: u64,
+    prefetch_bytes: u64,
+    prefetch_useful_bytes: u64,
     wait_seconds: f64,
     compute_seconds: f64,
 }
@@ -149,6 +152,9 @@ impl PhaseSummary {
             misses_per_token: phase.counts.misses as f64 / phase.tokens.max(1) as f64,
             flash_bytes: phase.traffic.flash_bytes,
             fetches: phase.traffic.fetches,
+            late_hits: phase.traffic.late_hits,
+            prefetch_bytes: phase.traffic.prefetch_bytes,
+            prefetch_useful_bytes: phase.traffic.prefetch_useful_bytes,
             wait_seconds: phase.traffic.waited.as_secs_f64(),
             compute_seconds: (phase.time - phase.traffic.waited).as_secs_f64(),
         }

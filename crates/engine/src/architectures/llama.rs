@@ -52,7 +52,15 @@ pub(super) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn Architecture>, Err
             },
         })
     });
-    let layers = layers.collect::<Result<_, Error>>()?;
+    let mut layers = layers.collect::<Result<Vec<Layer>, Error>>()?;
+    for index in 1..layers.len() {
+        let (before, after) = layers.split_at_mut(index);
+        if let (Network::Experts(experts), Network::Experts(next)) =
+            (&mut before[index - 1].feed_forward, &after[0].feed_forward)
+        {
+            experts.precede(after[0].feed_forward_norm, next);
+        }
+    }
     let head = Head::load(loader, h, &embedding)?;
     Ok(Box::new(Llama { embedding, layers, head, frequency_factors, hyperparameters }))
 }

@@ -42,7 +42,11 @@ pub(super) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn Architecture>, Err
             experts: MixtureOfExperts::load(loader, h, shape, layer)?,
         })
     });
-    let layers = layers.collect::<Result<_, Error>>()?;
+    let mut layers = layers.collect::<Result<Vec<Layer>, Error>>()?;
+    for index in 1..layers.len() {
+        let (before, after) = layers.split_at_mut(index);
+        before[index - 1].experts.precede(after[0].feed_forward_norm, &after[0].experts);
+    }
     let head = Head::load(loader, h, &embedding)?;
     Ok(Box::new(Qwen2Moe { embedding, layers, head, hyperparameters }))
 }

@@ -64,6 +64,11 @@ impl<'g> ExpertCatalogue<'g> {
 }
 
 impl LayerCatalogue {
+    /// Bytes of one expert.
+    pub(crate) fn expert_bytes(&self) -> u64 {
+        self.projections.iter().map(|projection| projection.bytes as u64).sum()
+    }
+
     /// Bytes of a slot that takes any of these experts.
     pub(crate) fn slot_bytes(&self, block_bytes: usize) -> usize {
         moce_flash::slot_bytes(&self.projections.map(|projection| projection.bytes), block_bytes)

@@ -68,6 +68,8 @@ pub(crate) struct ExpertStore {
     computed: usize,
     /// Counts layers of steps: the clock of the least recently used.
     time: u64,
+    /// Whether what is on its way was guessed.
+    guessed: bool,
     traffic: Traffic,
 }
 
@@ -102,6 +104,7 @@ impl ExpertStore {
             requested: 0,
             computed: 0,
             time: 0,
+            guessed: false,
             traffic: Traffic::default(),
         }
     }
@@ -189,6 +192,29 @@ impl ExpertStore {
         Ok(())
     }
 
+    /// Whether a guess would delay nothing: every expert of the layer at hand has been asked for.
+    pub(crate) fn has_room_for_guesses(&self) -> bool {
+        self.fetcher.is_some() && self.requested == self.queue.len()
+    }
+
+    /// Asks in the background for experts that will probably be needed, into staging slots: nothing leaves for a guess.
+    pub(crate) fn prefetch(&mut self, layer: MoeLayer, guess: &[u32]) -> Result<(), Error> {
+        let Some(fetcher) = &mut self.fetcher else { return Ok(()) };
+        let slots = &self.layers[layer.0];
+        for &expert in guess {
+            if slots.find(expert).is_some() || self.staging.find(layer, expert).is_some() {
+                continue;
+            }
+            let Some(slot) = self.staging.assign(layer, expert, &self.arena) else { break };
+            fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Background)?;
+            self.traffic.fetches += 1;
+            self.traffic.prefetch_bytes += slots.catalogue.expert_bytes();
+            self.guessed = true;
+        }
+        fetcher.submit();
+        Ok(())
+    }
+
     /// Starts a layer's part of a step: `needed` are the experts that its tokens chose, ascending.
     pub(crate) fn begin(&mut self, layer: MoeLayer, needed: &[u32]) -> Result<(), Error> {
         self.time += 1;
@@ -220,6 +246,10 @@ impl ExpertStore {
             let expert = self.queue[index];
             if index < self.coming {
                 let slot = self.slot(layer, expert);
+                self.traffic.late_hits += 1;
+                if self.guessed {
+                    self.traffic.prefetch_useful_bytes += self.layers[layer.0].catalogue.expert_bytes();
+                }
                 if let Some(fetcher) = &mut self.fetcher {
                     fetcher.promote(slot);
                 }
@@ -228,6 +258,7 @@ impl ExpertStore {
                 self.layers[layer.0].forget(expert);
             }
         }
+        self.guessed = false;
         self.request_ahead(layer)
     }
 

@@ -3,6 +3,7 @@
 //! Per token: router scores, the chosen experts (`moce-routing`), their weights from the original scores. Then expert by expert: the
 //! tokens that chose it, in one product; at last each token's sum in ascending id (NUMBERS.md), whatever the order of computing.
 
+use super::prefetch::{NextLayer, Prefetch, Shared};
 use super::times;
 use crate::experts::{ExpertStore, Group, MoeLayer, PinnedExpert, Projection};
 use crate::hyperparameters::ExpertShape;
@@ -23,6 +24,8 @@ pub(crate) struct MixtureOfExperts {
     router: MatrixId,
     experts: MoeLayer,
     shared: Option<SharedExpert>,
+    /// The next layer with experts, for guesses.
+    next: Option<NextLayer>,
 }
 
 /// The expert that every token runs.
@@ -58,7 +61,14 @@ impl MixtureOfExperts {
             experts: loader.experts.declare(layer, shape.count, h.hidden, shape.feed_forward)?,
             shape,
             shared,
+            next: None,
         })
+    }
+
+    /// Notes the layer whose experts come next, and the norm before its router.
+    pub(crate) fn precede(&mut self, norm: VectorId, next: &MixtureOfExperts) {
+        let ExpertShape { count, per_token, .. } = next.shape;
+        self.next = Some(NextLayer { norm, router: next.router, experts: next.experts, count, per_token });
     }
 
     /// x += Σ w_e · expert_e(n) + σ(s · n) · shared(n)
@@ -68,10 +78,14 @@ impl MixtureOfExperts {
         step.experts.begin(self.experts, &step.scratch.experts.active)?;
         // The shared expert is computed with the first group if that is resident, else alone, while flash works.
         let mut shared = self.shared.as_ref();
+        let mut has_guessed = step.prefetch == Prefetch::Off || step.tokens.len() > 1;
         while let Some(group) = step.experts.next_group(self.experts, EXPERTS_AT_ONCE) {
             let group = fitting(group, step.experts, &step.scratch.experts);
-            if shared.is_some() && !step.experts.is_resident(&group) {
-                self.compute(step, layer, shared.take(), 0..0)?;
+            if !step.experts.is_resident(&group) {
+                if shared.is_some() {
+                    self.compute(step, layer, shared.take(), 0..0)?;
+                }
+                self.guess(step, &mut has_guessed)?;
             }
             self.compute(step, layer, shared.take(), group.clone())?;
             step.experts.finish_group(self.experts, group)?;
@@ -79,6 +93,7 @@ impl MixtureOfExperts {
         if shared.is_some() {
             self.compute(step, layer, shared, 0..0)?;
         }
+        self.guess(step, &mut has_guessed)?;
         if is_wide(step.tokens.len(), &self.shape) {
             step.experts.read_ahead(MoeLayer(self.experts.0 + 1))?;
         }
@@ -86,11 +101,30 @@ impl MixtureOfExperts {
         Ok(())
     }
 
+    /// Asks once a layer for the experts that the next one will probably need.
+    fn guess(&self, step: &mut Step<'_>, has_guessed: &mut bool) -> Result<(), Error> {
+        if std::mem::replace(has_guessed, true) {
+            return Ok(());
+        }
+        let shared = match &self.shared {
+            None => Shared::None,
+            Some(SharedExpert { scale: None, .. }) => Shared::Plain,
+            Some(SharedExpert { scale: Some(_), .. }) => Shared::Scaled,
+        };
+        self.next.as_ref().map_or(Ok(()), |next| next.prefetch(step, self.experts, shared))
+    }
+
     /// Adds the experts' outputs to the residual stream, each token's in ascending id.
     fn combine(&self, step: &mut Step<'_>) {
         let (tokens, hidden) = (step.tokens.len(), step.hyperparameters.hidden);
-        let Step { cpu, scratch, .. } = step;
+        let Step { cpu, scratch, prefetch, .. } = step;
+        let learns = *prefetch == Prefetch::Speculate && tokens == 1;
         let moe = &scratch.experts;
+        if learns {
+            // The routed experts alone, in a buffer that is free now.
+            let routed = ExpertSum { chosen: &moe.chosen[..self.shape.per_token], outputs: &moe.output, shared: None };
+            scratch.prefetch.learn(self.experts, cpu, hidden, &routed);
+        }
         let shared = self.shared.as_ref().map(|shared| moce_kernels::SharedExpert {
             outputs: &scratch.projected[..tokens * hidden],
             gates: shared.scale.map(|_| &moe.shared_scale[..tokens]),

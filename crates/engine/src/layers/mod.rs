@@ -5,12 +5,15 @@ mod embedding;
 mod feed_forward;
 mod head;
 mod mixture_of_experts;
+mod prefetch;
 
 pub(crate) use attention::SelfAttention;
 pub(crate) use embedding::Embedding;
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, LogitsWanted};
 pub(crate) use mixture_of_experts::{MixtureOfExperts, is_wide};
+pub use prefetch::Prefetch;
+pub(crate) use prefetch::PrefetchScratch;
 
 use moce_kernels::{Activations, Matrix, Product, Rows};
 
