@@ -145,6 +145,13 @@ pub(crate) enum Kv {
     F32,
 }
 
+/// `$XDG_CACHE_HOME/moce`, or `~/.cache/moce`.
+fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("moce"))
+}
+
 fn parse_budget(text: &str) -> Result<Budget, String> {
     match text {
         "auto" => Ok(Budget::Auto),
@@ -267,6 +274,7 @@ impl ModelOptions {
                     Some(Switch::Off) => Direct::Off,
                 },
                 depth: self.io_depth.map(usize::from),
+                profiles: cache_folder().map(|folder| folder.join("flash.json")),
             },
             ..EngineOptions::default()
         })

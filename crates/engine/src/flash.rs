@@ -2,9 +2,11 @@
 
 use crate::Error;
 use crate::experts::{ExpertStore, LayerCatalogue, StoreOptions};
+use crate::flash_profiles;
 use crate::plan::MemoryPlan;
 use moce_flash::{Arena, Backend, Direct, Fetcher, Files, ModelFile, Options, Probe, SlotId};
 use moce_gguf::Gguf;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ const PROBE_LIMIT: Duration = Duration::from_millis(300);
 const MEMORY_BLOCK_BYTES: usize = 4096;
 
 /// How experts are read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FlashOptions {
     /// What carries out the reads.
     pub backend: Backend,
@@ -22,6 +24,8 @@ pub struct FlashOptions {
     pub direct: Direct,
     /// Reads at once; `None`: a short probe finds out.
     pub depth: Option<usize>,
+    /// A file that keeps what probes found, one for all devices and models; `None`: each opening probes.
+    pub profiles: Option<PathBuf>,
 }
 
 /// The model's parts, as files to read experts from.
@@ -62,8 +66,30 @@ pub(crate) fn open_store(
     if plan.streams() {
         let slots: Vec<SlotId> = arena.slots(layers.len()).collect();
         let slices = layers[0].slices(0).map(|slice| slice.bytes);
-        fetcher.probe(&Probe { slices: &slices, slots: &slots, limit: PROBE_LIMIT, depth: options.depth, seed: 0 })?;
+        tune(&mut fetcher, &slices, &slots, options);
     }
     let words = fetcher.to_string();
     Ok((ExpertStore::new(&store, arena, Some(fetcher)), words))
+}
+
+/// Sets depth and cut of reads: what was found earlier for this device, or what a short probe finds. It only costs speed if neither works.
+fn tune(fetcher: &mut Fetcher, slices: &[usize], slots: &[SlotId], options: &FlashOptions) {
+    let kept = options.profiles.as_ref().filter(|_| options.depth.is_none()).and_then(|file| {
+        let model = fetcher.files().first()?.path();
+        Some((file, flash_profiles::key(model, &options.backend.to_string(), slices)?))
+    });
+    if let Some(tuning) = kept.as_ref().and_then(|(file, key)| flash_profiles::find(file, key)) {
+        fetcher.set_tuning(tuning);
+        return;
+    }
+    match fetcher.probe(&Probe { slices, slots, limit: PROBE_LIMIT, depth: options.depth, seed: 0 }) {
+        Err(error) => tracing::warn!(%error, "flash could not be probed"),
+        Ok(profile) => {
+            if let Some((file, key)) = kept
+                && let Err(error) = flash_profiles::keep(file, key, profile.tuning)
+            {
+                tracing::info!(%error, file = %file.display(), "the flash profile could not be kept");
+            }
+        }
+    }
 }

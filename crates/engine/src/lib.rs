@@ -39,6 +39,7 @@ mod engine;
 mod error;
 mod experts;
 mod flash;
+mod flash_profiles;
 mod generate;
 mod hyperparameters;
 mod identity;

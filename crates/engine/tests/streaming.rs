@@ -84,7 +84,7 @@ fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
         let some = Some(Capacity::Experts(per_token + 1));
         for direct in [Direct::Auto, Direct::Off] {
             for backend in [Backend::Auto, Backend::Pread] {
-                let flash = FlashOptions { backend, direct, depth: Some(2) };
+                let flash = FlashOptions { backend, direct, depth: Some(2), profiles: None };
                 run(&format!("{backend}, {direct:?}"), &options(some.clone(), flash));
             }
         }
