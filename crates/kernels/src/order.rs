@@ -189,7 +189,8 @@ impl Cpu {
             let starts: [usize; 16] = std::array::from_fn(|row| row * row_bytes);
             let group_rows = layout.group_rows();
             let group_bytes = group_rows * row_bytes;
-            let convert = |plain: &[u8], group: &mut [u8]| interleave(format, layout, plain, &starts[..group_rows], group);
+            let convert =
+                |plain: &[u8], group: &mut [u8]| interleave(format, layout, plain, &starts[..group_rows], group);
             if bytes.len() < WORTH_A_REGION_BYTES {
                 each_group(bytes, group_bytes, convert);
             } else {
