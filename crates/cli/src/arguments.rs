@@ -2,11 +2,12 @@
 
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use moce_engine::routing::{EvictionSpec, RoutingOptions};
+use moce_engine::routing::{self, EvictionSpec, Policy, RoutingOptions, Start, TouchOrder};
 use moce_engine::{
     Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, Prefetch, SamplerOptions,
 };
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Runs Mixture-of-Experts language models from GGUF files.
 #[derive(Debug, Parser)]
@@ -76,8 +77,21 @@ pub(crate) struct ModelOptions {
     /// [default: what the memory gives]
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
     pub(crate) capacity: Option<Capacity>,
+    /// Which experts run: original, or a policy that leans towards cached ones and changes the text: balanced, fast,
+    /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "original")]
+    pub(crate) routing: Policy,
+    /// The policy for prompt tokens [default: original; in perplexity: same]
+    #[arg(long, value_enum, value_name = "original|same")]
+    pub(crate) routing_prompt: Option<RoutingPrompt>,
+    /// In which order a token's experts become most recent (for studies)
+    #[arg(long, value_name = "strong-first|weak-first", value_parser = parse_routing::<TouchOrder>, default_value = "strong-first")]
+    pub(crate) touch: TouchOrder,
+    /// What is cached before the first token: empty, first, random:SEED, or a file of ids, a line a layer (for studies)
+    #[arg(long, value_name = "START", value_parser = parse_start, default_value = "empty")]
+    pub(crate) start: Start,
     /// Which cached expert leaves: lru, lfu, s3fifo or score, with `:memory=N` for lfu and score
-    #[arg(long, value_name = "SPEC", value_parser = parse_eviction, default_value = "lru")]
+    #[arg(long, value_name = "SPEC", value_parser = parse_routing::<EvictionSpec>, default_value = "lru")]
     pub(crate) eviction: EvictionSpec,
     /// Read experts before the router asks; changes no result (auto: next-layer where experts are under 256 KiB, else off)
     #[arg(long, value_enum, default_value_t = PrefetchMode::Auto)]
@@ -106,6 +120,13 @@ pub(crate) struct ModelOptions {
     /// Prompt tokens run at once, or `auto`
     #[arg(long, value_name = "N|auto", value_parser = parse_chunk, default_value = "auto")]
     pub(crate) chunk: Chunk,
+}
+
+/// The policy of prompt tokens.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RoutingPrompt {
+    Original,
+    Same,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -182,8 +203,24 @@ fn parse_capacity(text: &str) -> Result<Capacity, String> {
     }
 }
 
-fn parse_eviction(text: &str) -> Result<EvictionSpec, String> {
-    text.parse().map_err(|error: moce_engine::routing::Error| error.to_string())
+fn parse_routing<T: FromStr<Err = routing::Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: routing::Error| error.to_string())
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    Policy::parse(text, read).map_err(|error| error.to_string())
+}
+
+fn parse_start(text: &str) -> Result<Start, String> {
+    match text.parse() {
+        Ok(start) => Ok(start),
+        Err(error) => {
+            let error: routing::Error = error;
+            let lists = std::fs::read_to_string(text).map_err(|_| error.to_string())?;
+            Start::from_lists(&lists).map_err(|error| error.to_string())
+        }
+    }
 }
 
 fn parse_backend(text: &str) -> Result<Backend, String> {
@@ -231,6 +268,7 @@ impl ModelOptions {
     /// The engine's options. `MOCE_ISA` forces an instruction set.
     pub(crate) fn engine_options(
         &self,
+        routing_prompt: RoutingPrompt,
         model_context: impl FnOnce() -> anyhow::Result<usize>,
     ) -> anyhow::Result<EngineOptions> {
         let isa = match std::env::var("MOCE_ISA") {
@@ -259,7 +297,16 @@ impl ModelOptions {
             },
             memory: self.memory,
             capacity: self.capacity.clone(),
-            routing: RoutingOptions { eviction: self.eviction, ..RoutingOptions::default() },
+            routing: RoutingOptions {
+                policy: self.routing.clone(),
+                prompt_policy: match self.routing_prompt.unwrap_or(routing_prompt) {
+                    RoutingPrompt::Original => Policy::Original,
+                    RoutingPrompt::Same => self.routing.clone(),
+                },
+                eviction: self.eviction,
+                touch: self.touch,
+                start: self.start.clone(),
+            },
             prefetch: match self.prefetch {
                 PrefetchMode::Auto => Prefetch::Auto,
                 PrefetchMode::Off => Prefetch::Off,

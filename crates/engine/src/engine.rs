@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub memory: Budget,
     /// Experts logically cached in each layer; `None`: what the budget gives.
     pub capacity: Option<Capacity>,
+    /// Whether experts beyond the capacity stay in memory where there is room for them: for studies, whose results do not depend on it.
+    pub spare_slots: bool,
     /// How sessions choose experts, and which cached ones leave.
     pub routing: RoutingOptions,
     /// How experts are read from flash.
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
             cpu: CpuOptions::default(),
             memory: Budget::Auto,
             capacity: None,
+            spare_slots: false,
             routing: RoutingOptions::default(),
             flash: FlashOptions::default(),
             prefetch: Prefetch::Auto,
@@ -110,6 +113,7 @@ impl Engine {
         let wishes = Wishes {
             budget: options.memory,
             capacity: options.capacity.as_ref(),
+            spare_slots: options.spare_slots,
             context: options.context,
             chunk: options.chunk,
             kv: options.kv,

@@ -35,6 +35,8 @@ const PROGRAM_GROWTH_BYTES: u64 = 12 << 20;
 pub(crate) struct Wishes<'a> {
     pub(crate) budget: Budget,
     pub(crate) capacity: Option<&'a Capacity>,
+    /// Whether experts beyond the logical capacity stay in memory where there is room for them.
+    pub(crate) spare_slots: bool,
     pub(crate) context: Option<usize>,
     pub(crate) chunk: Option<usize>,
     pub(crate) kv: KvType,
@@ -135,14 +137,23 @@ impl Planner<'_> {
         if limit.is_none_or(|limit| everything.total_bytes() <= limit) {
             // `--capacity` under a budget that would hold more: the slots are what the capacity says, unless all are wanted.
             return match (logical, self.wishes.budget) {
-                (Some(logical), Budget::Auto) => self.with_capacity(contexts[0], limit, logical),
+                (Some(logical), Budget::Auto) if !self.wishes.spare_slots => {
+                    self.with_capacity(contexts[0], limit, logical)
+                }
                 (Some(logical), _) => Ok(MemoryPlan { capacity: logical, ..everything }),
                 (None, _) => Ok(everything),
             };
         }
         let limit = limit.expect("without a limit everything fits");
         if let Some(logical) = logical {
-            let plan = self.with_capacity(contexts[contexts.len() - 1], Some(limit), logical)?;
+            let context = contexts[contexts.len() - 1];
+            if self.wishes.spare_slots
+                && let Some(plan) = self.fit(context, limit, self.staging(Some(limit)))?
+                && plan.resident.iter().zip(&logical).all(|(resident, logical)| resident >= logical)
+            {
+                return Ok(MemoryPlan { capacity: logical, ..plan });
+            }
+            let plan = self.with_capacity(context, Some(limit), logical)?;
             return if plan.total_bytes() <= limit { Ok(plan) } else { Err(self.too_little(limit)) };
         }
         let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 
 use crate::Hyperparameters;
 use crate::layers::PrefetchScratch;
-use moce_kernels::{Activations, Cpu, KvShape, RopeTable};
+use moce_kernels::{Activations, Cpu, ExpertSum, KvShape, RopeTable};
 use moce_routing::Selection;
 
 /// Buffers of one engine; one step at a time uses them.
@@ -45,8 +45,10 @@ pub(crate) struct ExpertScratch {
     pub(crate) scores: Vec<f32>,
     /// The choice for the token at hand.
     pub(crate) selection: Selection,
-    /// Each token's chosen experts, ascending by id, as (row, weight) `[tokens, experts_per_token]`.
+    /// The tokens' chosen experts, token after token, ascending by id, as (row, weight); at most `[tokens, experts_per_token]`.
     pub(crate) chosen: Vec<(u32, f32)>,
+    /// First choice of each token in `chosen`, and the number of choices behind the last `[tokens + 1]`.
+    pub(crate) first_choice: Vec<u32>,
     /// First row of each expert, and the number of rows behind the last `[experts + 1]`.
     pub(crate) first_row: Vec<u32>,
     /// Next free row of each expert while rows are given out `[experts]`.
@@ -150,6 +152,13 @@ impl Scratch {
 }
 
 impl ExpertScratch {
+    /// What the routed experts gave to the first `tokens` tokens.
+    pub(crate) fn sum(&self, tokens: usize) -> ExpertSum<'_> {
+        let first = &self.first_choice[..=tokens];
+        let chosen = &self.chosen[..first[tokens] as usize];
+        ExpertSum { chosen, first, outputs: &self.output, shared: None }
+    }
+
     fn new(h: &Hyperparameters, chunk: usize) -> ExpertScratch {
         let (count, per_token, width) = h.experts.map_or((0, 0, 0), |e| (e.count, e.per_token, e.feed_forward));
         let rows = chunk * per_token;
@@ -159,6 +168,7 @@ impl ExpertScratch {
             scores: populated(chunk * count),
             selection: Selection::with_capacity(per_token),
             chosen: vec![(0, 0.0); rows],
+            first_choice: vec![0; chunk + 1],
             first_row: vec![0; count + 1],
             next_row: vec![0; count],
             active: Vec::with_capacity(count),

@@ -92,6 +92,16 @@ impl Session {
         self.engine.warm_up(&self.routing)
     }
 
+    /// Starts a new text with what policies have learned: caches are emptied (or as they are at a start), the running range of the scores
+    /// and all counts stay.
+    pub fn restart(&mut self) {
+        self.engine.end_routing(&self.routing);
+        self.routing.restart_caches();
+        self.engine.hold(&self.routing);
+        self.position = 0;
+        self.failed = false;
+    }
+
     /// Forgets everything: the next token is the first of a text.
     ///
     /// # Errors

@@ -10,8 +10,10 @@ const EXP_COST: usize = 16;
 /// The outputs of the experts that the tokens chose, to be added to the residual stream.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertSum<'a> {
-    /// `[tokens, experts_per_token]`: a row of `outputs` and its routing weight; within a token by ascending expert id.
+    /// A row of `outputs` and its routing weight, token after token; within a token by ascending expert id.
     pub chosen: &'a [(u32, f32)],
+    /// `[tokens + 1]`: the choices of token `t` are `first[t]..first[t + 1]` of `chosen`.
+    pub first: &'a [u32],
     /// `[assignments, width]`: output rows of the routed experts, in any order.
     pub outputs: &'a [f32],
     /// The expert that every token uses, if the model has one.
@@ -52,20 +54,16 @@ impl Cpu {
     pub fn combine_experts(&self, x: &mut [f32], width: usize, sum: &ExpertSum<'_>) {
         assert!(width > 0 && x.len().is_multiple_of(width), "{} values in rows of {width}", x.len());
         let tokens = x.len() / width;
-        assert!(
-            tokens == 0 || sum.chosen.len().is_multiple_of(tokens),
-            "{} chosen experts for {tokens} tokens",
-            sum.chosen.len()
-        );
+        assert_eq!(sum.first.len(), tokens + 1, "first choices of {tokens} tokens");
         if let Some(shared) = &sum.shared {
             assert_eq!(shared.outputs.len(), x.len(), "outputs of the shared expert");
             assert!(shared.gates.is_none_or(|gates| gates.len() == tokens), "gates of the shared expert");
         }
-        let experts_per_token = sum.chosen.len().checked_div(tokens).unwrap_or(0);
-        self.rows_in_parts(x, width, width * (experts_per_token + 1), |first, x| {
+        let mean_choices = sum.chosen.len().checked_div(tokens).unwrap_or(0);
+        self.rows_in_parts(x, width, width * (mean_choices + 1), |first, x| {
             for (i, x) in x.chunks_exact_mut(width).enumerate() {
                 let token = first + i;
-                let chosen = &sum.chosen[token * experts_per_token..][..experts_per_token];
+                let chosen = &sum.chosen[sum.first[token] as usize..sum.first[token + 1] as usize];
                 let shared = sum.shared.map(|shared| {
                     (&shared.outputs[token * width..][..width], shared.gates.map_or(1.0, |gates| gates[token]))
                 });
@@ -191,7 +189,11 @@ mod tests {
         for (tokens, k, width, has_shared, has_gates) in
             [(1, 4, 33, true, true), (5, 2, 64, false, false), (3, 3, 7, true, false), (64, 4, 512, true, true)]
         {
-            let assignments = tokens * k;
+            // The second token chose one expert fewer than the others, the last one none.
+            let counts: Vec<usize> =
+                (0..tokens).map(|t| if t + 1 == tokens && t > 0 { 0 } else { k - usize::from(t == 1) }).collect();
+            let first: Vec<u32> = (0..=tokens).map(|t| counts[..t].iter().sum::<usize>() as u32).collect();
+            let assignments = first[tokens] as usize;
             let outputs = random.normal(assignments * width);
             let weights = random.normal(assignments);
             // Rows in another order than the tokens'.
@@ -201,6 +203,7 @@ mod tests {
             let x = random.normal(tokens * width);
             let sum = ExpertSum {
                 chosen: &chosen,
+                first: &first,
                 outputs: &outputs,
                 shared: has_shared
                     .then_some(SharedExpert { outputs: &shared, gates: has_gates.then_some(gates.as_slice()) }),
@@ -214,7 +217,7 @@ mod tests {
                 .map(|at| {
                     let (token, i) = (at / width, at % width);
                     let mut y = 0.0f32;
-                    for &(row, w) in &chosen[token * k..][..k] {
+                    for &(row, w) in &chosen[first[token] as usize..first[token + 1] as usize] {
                         y = w.mul_add(outputs[row as usize * width + i], y);
                     }
                     if has_shared {
@@ -231,7 +234,7 @@ mod tests {
     #[should_panic]
     fn a_row_that_is_not_there_is_refused() {
         let cpu = Cpu::new(&crate::CpuOptions::default()).unwrap();
-        let sum = ExpertSum { chosen: &[(2, 1.0)], outputs: &[0.0; 32], shared: None };
+        let sum = ExpertSum { chosen: &[(2, 1.0)], first: &[0, 1], outputs: &[0.0; 32], shared: None };
         cpu.combine_experts(&mut [0.0; 16], 16, &sum);
     }
 }

@@ -6,4 +6,4 @@ mod error;
 mod perplexity;
 
 pub use error::Error;
-pub use perplexity::{PerplexityOptions, PerplexityReport, perplexity};
+pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity};

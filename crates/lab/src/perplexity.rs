@@ -1,10 +1,11 @@
 //! Perplexity of a model on a text.
 //!
 //! Windows: the text is tokenised once, without special tokens. A window predicts `window` tokens, with the token before them as
-//! the first of its context; the next one starts where it ended, and a last partial window is dropped. Each window is a session of
-//! its own. NLL = ln Σ exp(z - max) + max - z_target in f64, ids ascending.
+//! the first of its context; the next one starts where it ended, and a last partial window is dropped. Every window is a text of its own:
+//! KV cache and logical expert caches start anew, the running range of the router's scores goes on (METHOD.md, "Figures"). NLL = ln Σ exp(z - max) + max - z_target in f64, ids ascending.
 
 use crate::Error;
+use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
 use serde::Serialize;
@@ -41,6 +42,42 @@ pub struct PerplexityReport {
     pub perplexity: f64,
     /// exp(nll / words)
     pub word_perplexity: f64,
+    /// Misses of the logical caches, as a share of tokens · layers · K.
+    pub miss_rate: f64,
+    /// Misses of all layers together, a token.
+    pub misses_per_token: f64,
+    /// Mean number of tokens that an expert stays cached.
+    pub lifetime_mean: f64,
+    /// Standard deviation of that.
+    pub lifetime_std: f64,
+    /// The routing policy, with all parameters.
+    pub routing: String,
+    /// Which cached expert leaves.
+    pub eviction: String,
+    /// Experts logically cached, by MoE layer.
+    pub capacity: Vec<usize>,
+    /// The model's own choices that did not run.
+    pub changed_selections: u64,
+    /// The same as a share of tokens · layers · K.
+    pub changed_share: f64,
+    /// Layer by layer.
+    pub per_layer: Vec<LayerReport>,
+}
+
+/// What was counted in one MoE layer.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LayerReport {
+    /// Its number among the MoE layers.
+    pub layer: usize,
+    /// Experts logically cached.
+    pub capacity: usize,
+    /// Choices whose expert was cached before the token.
+    pub hits: u64,
+    /// Choices whose expert was not.
+    pub misses: u64,
+    /// exp(entropy of how often each expert was chosen)
+    pub effective_experts: f64,
 }
 
 /// Scores `text`. `progress` is called after each window with (tokens scored, tokens in all, nll so far).
@@ -71,7 +108,7 @@ pub fn perplexity(
         input.extend(bos);
         let context = input.len();
         input.extend_from_slice(&tokens[start..start + window]);
-        session.clear()?;
+        session.restart();
         session.score(&input, &mut |position, logits| {
             if position >= context {
                 nll += negative_log_likelihood(logits, targets[position - context]);
@@ -89,7 +126,46 @@ pub fn perplexity(
         nll,
         perplexity: libm::exp(nll / scored as f64),
         word_perplexity: libm::exp(nll / words as f64),
+        ..routing_report(&session)
     })
+}
+
+/// The part of the report that is about experts.
+fn routing_report(session: &Session) -> PerplexityReport {
+    let routing = session.routing();
+    let layers = 0..routing.layer_count();
+    // Every token of a text counts as a prompt token.
+    let total = routing.total(Phase::Prompt);
+    let mut lifetimes = Lifetimes::default();
+    layers.clone().for_each(|layer| lifetimes += routing.lifetimes(layer));
+    let tokens = total.tokens.checked_div(routing.layer_count() as u64).unwrap_or(0);
+    let per_layer = layers.map(|layer| {
+        let counts = routing.counts(layer, Phase::Prompt);
+        LayerReport {
+            layer,
+            capacity: routing.shape(layer).capacity,
+            hits: counts.hits,
+            misses: counts.misses,
+            effective_experts: effective_experts(routing.usage(layer)),
+        }
+    });
+    PerplexityReport {
+        tokens: 0,
+        words: 0,
+        nll: 0.0,
+        perplexity: 0.0,
+        word_perplexity: 0.0,
+        miss_rate: total.miss_rate(),
+        misses_per_token: if tokens == 0 { 0.0 } else { total.misses as f64 / tokens as f64 },
+        lifetime_mean: lifetimes.mean(),
+        lifetime_std: lifetimes.standard_deviation(),
+        routing: routing.options().prompt_policy.to_string(),
+        eviction: routing.options().eviction.to_string(),
+        capacity: session.engine().plan().capacity.clone(),
+        changed_selections: total.changed,
+        changed_share: total.changed_share(),
+        per_layer: per_layer.collect(),
+    }
 }
 
 /// -ln softmax(logits)[target]

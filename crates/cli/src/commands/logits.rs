@@ -1,7 +1,7 @@
 //! `moce logits`: what the model expects after a text.
 
 use super::open_engine;
-use crate::arguments::{Global, Logits};
+use crate::arguments::{Global, Logits, RoutingPrompt};
 use moce_engine::Session;
 use serde::Serialize;
 use std::io::Write;
@@ -13,7 +13,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
-    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |_| {})?;
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
     let mut session = Session::new(&engine)?;
     session.prompt(&prompt)?;

@@ -8,8 +8,9 @@ pub(crate) mod perplexity;
 pub(crate) mod run;
 pub(crate) mod tokenize;
 
-use crate::arguments::{Global, ModelOptions};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt};
 use crate::{model_path, report};
+use moce_engine::routing::Policy;
 use moce_engine::{Engine, EngineOptions};
 use moce_gguf::Gguf;
 use std::path::Path;
@@ -20,14 +21,23 @@ fn open_engine(
     model: Option<&Path>,
     options: &ModelOptions,
     global: &Global,
+    routing_prompt: RoutingPrompt,
     adjust: impl FnOnce(&mut EngineOptions),
 ) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(model)?;
-    let mut options = options.engine_options(|| model_context(&path))?;
+    let mut options = options.engine_options(routing_prompt, || model_context(&path))?;
     adjust(&mut options);
     let engine = Engine::open(&path, &options)?;
     if !global.quiet {
         eprintln!("{}", report::dim(&start_line(&engine)));
+        let (policy, prompt) = (&engine.routing().policy, &engine.routing().prompt_policy);
+        if *policy != Policy::Original || *prompt != Policy::Original {
+            // Lossy is loud.
+            eprintln!(
+                "routing: {policy} (prompt: {prompt}): the text may differ from the model's own. What that costs has not been \
+                 measured on this model: `moce perplexity --routing {policy}` measures it"
+            );
+        }
     }
     Ok(Arc::new(engine))
 }

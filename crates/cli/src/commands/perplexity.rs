@@ -1,19 +1,25 @@
 //! `moce perplexity`: how well a model predicts a text.
 
 use super::open_engine;
-use crate::arguments::{Global, Perplexity};
+use crate::arguments::{Global, Perplexity, RoutingPrompt};
 use crate::{model_path, report};
 use indicatif::{ProgressBar, ProgressStyle};
+use moce_engine::Capacity;
 use moce_lab::{PerplexityOptions, PerplexityReport, perplexity};
 use std::io::Write;
 
 /// Tokens whose logits are held at once: the head's weights are read once for so many, and a row of a vocabulary of 150,000 is 0.6 MB.
 const LOGIT_ROWS: usize = 64;
 
+/// Experts logically cached where nothing else is said.
+const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
+
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;
-    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |options| {
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
         options.logit_rows = LOGIT_ROWS;
+        options.spare_slots = true;
+        options.capacity.get_or_insert(DEFAULT_CAPACITY);
         // A window and its BOS need to fit, and nothing more.
         if arguments.options.ctx.is_none() {
             options.context = Some(arguments.window + usize::from(arguments.bos));
@@ -44,5 +50,25 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
     }
     writeln!(output, "perplexity per token  {:.4}  ({} tokens)", report.perplexity, report.tokens)?;
     writeln!(output, "perplexity per word   {:.4}  ({} words)", report.word_perplexity, report.words)?;
-    writeln!(output, "nll                   {:.2} nats", report.nll)
+    writeln!(output, "nll                   {:.2} nats", report.nll)?;
+    if report.per_layer.is_empty() {
+        return Ok(());
+    }
+    let (least, most) = (report.capacity.iter().min(), report.capacity.iter().max());
+    writeln!(
+        output,
+        "misses                {:.2} % of the choices, {:.2} a token  ({}, {} to {} experts cached a layer)",
+        100.0 * report.miss_rate,
+        report.misses_per_token,
+        report.eviction,
+        least.unwrap_or(&0),
+        most.unwrap_or(&0),
+    )?;
+    writeln!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
+    writeln!(
+        output,
+        "routing               {}, {:.2} % of the choices changed",
+        report.routing,
+        100.0 * report.changed_share
+    )
 }

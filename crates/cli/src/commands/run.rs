@@ -1,8 +1,9 @@
 //! `moce run`: generates text from a prompt.
 
 use super::open_engine;
-use crate::arguments::{Global, Run};
+use crate::arguments::{Global, RoutingPrompt, Run};
 use crate::{interrupt, prompt, report};
+use moce_engine::routing::Policy;
 use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
 use serde::Serialize;
 use std::io::Write;
@@ -11,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let (text, built_in) = prompt::read(arguments)?;
-    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, |_| {})?;
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&text)?;
     let sampling = arguments.sampling.sampler_options(seed_from_clock());
     let seed = sampling.seed;
@@ -46,7 +47,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     writeln!(output)?;
     output.flush()?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&summary_line(&generation, seed, engine.plan().streams())));
+        eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine)));
     }
     Ok(())
 }
@@ -70,10 +71,11 @@ fn seed_from_clock() -> u64 {
     (now.as_nanos() as u64 ^ u64::from(std::process::id()) << 20) & 0xFFFF_FFFF
 }
 
-fn summary_line(generation: &Generation, seed: u64, streams: bool) -> String {
+fn summary_line(generation: &Generation, seed: u64, engine: &Engine) -> String {
     let rate = |phase: &PhaseReport| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
     let mut line = format!("prompt: {} | generation: {}", rate(&generation.prompt), rate(&generation.generation));
-    if streams {
+    let routing = engine.routing();
+    if engine.plan().streams() {
         let tokens = generation.generation.tokens.max(1) as u64;
         line += &format!(
             " | hits: {:.1} % | flash: {} a token, {:.0} % of the time waiting",
@@ -81,6 +83,12 @@ fn summary_line(generation: &Generation, seed: u64, streams: bool) -> String {
             report::size(generation.generation.traffic.flash_bytes / tokens),
             100.0 * generation.generation.traffic.waited.as_secs_f64() / generation.generation.time.as_secs_f64(),
         );
+    }
+    if routing.policy != Policy::Original || routing.prompt_policy != Policy::Original {
+        let mut counts = generation.prompt.counts;
+        counts += generation.generation.counts;
+        line +=
+            &format!(" | routing: {}, {:.1} % of the choices changed", routing.policy, 100.0 * counts.changed_share());
     }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));
@@ -113,7 +121,16 @@ struct Summary<'a> {
     capacity: &'a [usize],
     resident_capacity: &'a [usize],
     routing: String,
+    routing_prompt: String,
     eviction: String,
+    changed_selections: u64,
+    changed_share: f64,
+    top_j_kept: f64,
+    hits: u64,
+    misses: u64,
+    miss_rate: f64,
+    misses_per_token: f64,
+    flash_bytes: u64,
     seed: u64,
     text: &'a str,
     token_ids: &'a [u32],
@@ -163,6 +180,9 @@ impl PhaseSummary {
 
 impl<'a> Summary<'a> {
     fn new(engine: &'a Engine, generation: &'a Generation, seed: u64) -> Summary<'a> {
+        let mut counts = generation.prompt.counts;
+        counts += generation.generation.counts;
+        let tokens = generation.prompt.tokens + generation.generation.tokens;
         Summary {
             version: env!("CARGO_PKG_VERSION"),
             model: engine.path().display().to_string(),
@@ -176,7 +196,16 @@ impl<'a> Summary<'a> {
             capacity: &engine.plan().capacity,
             resident_capacity: &engine.plan().resident,
             routing: engine.routing().policy.to_string(),
+            routing_prompt: engine.routing().prompt_policy.to_string(),
             eviction: engine.routing().eviction.to_string(),
+            changed_selections: counts.changed,
+            changed_share: counts.changed_share(),
+            top_j_kept: counts.top_kept(),
+            hits: counts.hits,
+            misses: counts.misses,
+            miss_rate: counts.miss_rate(),
+            misses_per_token: counts.misses as f64 / tokens.max(1) as f64,
+            flash_bytes: generation.prompt.traffic.flash_bytes + generation.generation.traffic.flash_bytes,
             seed,
             text: &generation.text,
             token_ids: &generation.token_ids,

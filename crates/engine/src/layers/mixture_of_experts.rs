@@ -122,21 +122,20 @@ impl MixtureOfExperts {
         let moe = &scratch.experts;
         if learns {
             // The routed experts alone, in a buffer that is free now.
-            let routed = ExpertSum { chosen: &moe.chosen[..self.shape.per_token], outputs: &moe.output, shared: None };
+            let routed = ExpertSum { shared: None, ..moe.sum(1) };
             scratch.prefetch.learn(self.experts, cpu, hidden, &routed);
         }
         let shared = self.shared.as_ref().map(|shared| moce_kernels::SharedExpert {
             outputs: &scratch.projected[..tokens * hidden],
             gates: shared.scale.map(|_| &moe.shared_scale[..tokens]),
         });
-        let chosen = &moe.chosen[..tokens * self.shape.per_token];
-        let sum = ExpertSum { chosen, outputs: &moe.output[..chosen.len() * hidden], shared };
+        let sum = ExpertSum { shared, ..moe.sum(tokens) };
         cpu.combine_experts(&mut scratch.x[..tokens * hidden], hidden, &sum);
     }
 
     /// Scores, selection and weights of every token; then the tokens sorted by expert.
     fn choose(&self, step: &mut Step<'_>) -> Result<(), Error> {
-        let ExpertShape { count, per_token, renormalise, weight_scale, .. } = self.shape;
+        let ExpertShape { count, renormalise, weight_scale, .. } = self.shape;
         let tokens = step.tokens.len();
         let Step { cpu, weights, experts, scratch, routing, phase, .. } = step;
         let moe = &mut scratch.experts;
@@ -145,6 +144,7 @@ impl MixtureOfExperts {
         cpu.multiply(&mut [times(router, &scratch.normed, scores)]);
 
         moe.first_row.fill(0);
+        let mut choices = 0;
         for (token, scores) in scores.chunks_exact_mut(count).enumerate() {
             routing.route(self.experts.0, &*scores, *phase, &mut moe.selection)?;
             for expert in moe.selection.misses().filter(|&expert| routing.is_cached(self.experts.0, expert)) {
@@ -156,7 +156,7 @@ impl MixtureOfExperts {
             cpu.softmax(scores); // p, over all experts
             let ids = moe.selection.ascending();
             let sum = if renormalise { ids.iter().fold(0.0, |sum, &id| sum + scores[id as usize]) } else { 1.0 };
-            for (slot, &id) in ids.iter().enumerate() {
+            for &id in ids {
                 let mut weight = scores[id as usize];
                 if renormalise {
                     weight /= sum;
@@ -164,20 +164,26 @@ impl MixtureOfExperts {
                 if weight_scale != 1.0 {
                     weight *= weight_scale;
                 }
-                moe.chosen[token * per_token + slot] = (id, weight);
+                moe.chosen[choices] = (id, weight);
                 moe.first_row[id as usize + 1] += 1;
+                choices += 1;
             }
+            // Usually K a token; policies that drop experts choose fewer.
+            moe.first_choice[token + 1] = choices as u32;
         }
         // Counting sort by expert: expert e's tokens are rows first_row[e]..first_row[e + 1] of its inputs and outputs.
         for expert in 0..count {
             moe.first_row[expert + 1] += moe.first_row[expert];
         }
         moe.next_row.copy_from_slice(&moe.first_row[..count]);
-        for (index, (id, _)) in moe.chosen[..tokens * per_token].iter_mut().enumerate() {
-            let row = &mut moe.next_row[*id as usize];
-            moe.token_of_row[*row as usize] = (index / per_token) as u32;
-            *id = *row;
-            *row += 1;
+        for token in 0..tokens {
+            for choice in moe.first_choice[token]..moe.first_choice[token + 1] {
+                let id = &mut moe.chosen[choice as usize].0;
+                let row = &mut moe.next_row[*id as usize];
+                moe.token_of_row[*row as usize] = token as u32;
+                *id = *row;
+                *row += 1;
+            }
         }
         moe.active.clear();
         moe.active.extend((0..count as u32).filter(|&e| moe.first_row[e as usize] < moe.first_row[e as usize + 1]));
