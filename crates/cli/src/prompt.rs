@@ -1,6 +1,6 @@
 //! Where the prompt of `moce run` comes from: an option, a file, standard input, or the built-in one.
 
-use crate::arguments::Run;
+use crate::commands::run::Run;
 use crate::model_path::read_text;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IsTerminal;

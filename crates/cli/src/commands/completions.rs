@@ -1,8 +1,15 @@
 //! `moce completions`: a completion script for a shell.
 
-use crate::arguments::{Cli, Completions};
-use clap::CommandFactory;
+use crate::arguments::Cli;
+use clap::{Args, CommandFactory};
 use std::io::Write;
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
 
 pub(crate) fn run(arguments: &Completions) -> anyhow::Result<()> {
     // Through a buffer: the generator panics where writing fails, a closed pipe for one.

@@ -1,12 +1,26 @@
 //! `moce inspect`: what is in a model file, from its headers alone. Also of architectures that moce does not run.
 
-use crate::arguments::{Global, Inspect};
+use crate::arguments::Global;
 use crate::{model_path, report};
+use clap::{Args, ValueHint};
 use moce_gguf::{Array, Gguf, Tensor, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// List every metadata key
+    #[arg(long)]
+    pub(crate) metadata: bool,
+}
 
 /// Array elements and string bytes of a metadata value that are shown.
 const SHOWN: usize = 8;

@@ -1,10 +1,27 @@
 //! `moce logits`: what the model expects after a text.
 
 use super::open_engine;
-use crate::arguments::{Global, Logits, RoutingPrompt};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt};
+use clap::{Args, ValueHint};
 use moce_engine::Session;
 use serde::Serialize;
 use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct Logits {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The text before the token in question
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// How many tokens to show (with --json all logits are printed)
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) top: usize,
+    #[command(flatten)]
+    pub(crate) options: ModelOptions,
+}
 
 #[derive(Serialize)]
 struct Report<'a> {

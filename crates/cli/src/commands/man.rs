@@ -1,9 +1,17 @@
 //! `moce man`: the manual page, or a folder of one page per command.
 
-use crate::arguments::{Cli, Man};
+use crate::arguments::Cli;
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::{Args, CommandFactory, ValueHint};
 use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write one page per command into this folder
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
+}
 
 pub(crate) fn run(arguments: &Man) -> anyhow::Result<()> {
     let command = Cli::command();

@@ -1,12 +1,35 @@
 //! `moce perplexity`: how well a model predicts a text.
 
 use super::open_engine;
-use crate::arguments::{Global, Perplexity, RoutingPrompt};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, positive};
 use crate::{model_path, report};
+use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::Capacity;
 use moce_lab::{PerplexityOptions, PerplexityReport, perplexity};
 use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct Perplexity {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The text to score; `-` is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Tokens predicted per window
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
+    pub(crate) window: usize,
+    /// Score at most this many tokens (whole windows)
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Put the BOS token in front of every window
+    #[arg(long)]
+    pub(crate) bos: bool,
+    #[command(flatten)]
+    pub(crate) options: ModelOptions,
+}
 
 /// Tokens whose logits are held at once: the head's weights are read once for so many, and a row of a vocabulary of 150,000 is 0.6 MB.
 const LOGIT_ROWS: usize = 64;

@@ -1,14 +1,46 @@
 //! `moce run`: generates text from a prompt.
 
 use super::open_engine;
-use crate::arguments::{Global, RoutingPrompt, Run};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling};
 use crate::{interrupt, prompt, report};
+use clap::{Args, ValueHint};
 use moce_engine::routing::Policy;
 use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
+pub(crate) struct Run {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The text to go on from
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    pub(crate) prompt: Option<String>,
+    /// A file with the text to go on from; `-` is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub(crate) tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// End before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Go on past the model's end tokens
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Take up which experts were cached from this file, if it is there, and save it at the end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) cache_state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: ModelOptions,
+}
 
 pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let (text, built_in) = prompt::read(arguments)?;

@@ -1,14 +1,28 @@
 //! `moce tokenize`: text to token ids and back, from the vocabulary in a model file.
 
-use crate::arguments::{Global, Tokenize};
+use crate::arguments::Global;
 use crate::model_path;
 use anyhow::{Context, bail};
+use clap::{Args, ValueHint};
 use moce_engine::Tokenizer;
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_gguf::Gguf;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
+
+#[derive(Debug, Args)]
+pub(crate) struct Tokenize {
+    /// `[MODEL] [TEXT]`: a first argument that ends in .gguf is the model; without TEXT standard input is read
+    #[arg(value_name = "MODEL] [TEXT", num_args = 0..=2, value_hint = ValueHint::FilePath)]
+    pub(crate) arguments: Vec<String>,
+    /// Print the ids alone, on one line
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// The other way: TEXT is a list of ids
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) decode: bool,
+}
 
 #[derive(Serialize)]
 struct Token {

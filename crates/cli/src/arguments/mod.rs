@@ -1,0 +1,84 @@
+//! The command line, as clap reads it. What belongs to one command stands in its file.
+
+mod model;
+mod sampling;
+
+pub(crate) use model::{ModelOptions, RoutingPrompt, positive};
+pub(crate) use sampling::Sampling;
+
+use crate::commands::completions::Completions;
+use crate::commands::inspect::Inspect;
+use crate::commands::logits::Logits;
+use crate::commands::man::Man;
+use crate::commands::perplexity::Perplexity;
+use crate::commands::run::Run;
+use crate::commands::tokenize::Tokenize;
+use clap::{Args, Parser, Subcommand};
+
+/// Runs Mixture-of-Experts language models from GGUF files.
+#[derive(Debug, Parser)]
+#[command(name = "moce", version, about, propagate_version = true, disable_help_subcommand = false)]
+#[command(after_help = "Without MODEL every command uses $MOCE_MODEL, else the demo model that ships with moce.\n\
+    Start with:  moce run -p \"Once upon a time\"")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print results as JSON (JSON lines where a command streams)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress, no summary: only results and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more of what is done (-v, -vv); MOCE_LOG sets levels by module
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Generate text
+    #[command(after_help = "Examples:\n  moce run\n  moce run -p \"Once upon a time\" -n 100\n  \
+        moce run model.gguf -f prompt.txt --temp 0 --json\n  echo \"The three laws are\" | moce run")]
+    Run(Run),
+    /// Show what is in a model file, from its headers alone
+    #[command(after_help = "Examples:\n  moce inspect\n  moce inspect model-00001-of-00003.gguf --tensors")]
+    Inspect(Inspect),
+    /// Turn text into token ids, or ids into text
+    #[command(
+        after_help = "Examples:\n  moce tokenize \"Hello, world\"\n  moce tokenize model.gguf \"Hello\" --ids\n  \
+        moce tokenize model.gguf --decode \"1 2 3\"\n  moce tokenize < text.txt"
+    )]
+    Tokenize(Tokenize),
+    /// Show the likeliest next tokens and their logits
+    #[command(
+        after_help = "Examples:\n  moce logits -p \"The capital of France is\"\n  moce logits model.gguf -p \"1 2 3\" --json"
+    )]
+    Logits(Logits),
+    /// Measure perplexity on a text
+    #[command(after_help = "Examples:\n  moce perplexity -f wiki.test.raw\n  \
+        moce perplexity model.gguf -f text.txt --limit 65536 --json")]
+    Perplexity(Perplexity),
+    /// Print a shell completion script
+    #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
+    Completions(Completions),
+    /// Print the manual page, or write one page per command
+    #[command(after_help = "Examples:\n  moce man | man -l -\n  moce man -o ~/.local/share/man/man1")]
+    Man(Man),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,292 @@
+//! The options of every command that runs a model, and what they turn into.
+
+use crate::size;
+use clap::{Args, ValueEnum};
+use moce_engine::routing::{self, EvictionSpec, Policy, RoutingOptions, Start, TouchOrder};
+use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, Prefetch};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Options of every command that runs a model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct ModelOptions {
+    /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
+    #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
+    pub(crate) memory: Budget,
+    /// Experts cached in each layer: a number, a share such as 50%, or a file of one number per layer
+    /// [default: what the memory gives]
+    #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
+    pub(crate) capacity: Option<Capacity>,
+    /// Which experts run: original, or a policy that leans towards cached ones and changes the text: balanced, fast,
+    /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "original")]
+    pub(crate) routing: Policy,
+    /// The policy for prompt tokens [default: original; in perplexity: same]
+    #[arg(long, value_enum, value_name = "original|same")]
+    pub(crate) routing_prompt: Option<RoutingPrompt>,
+    /// In which order a token's experts become most recent (for studies)
+    #[arg(long, value_name = "strong-first|weak-first", value_parser = parse_routing::<TouchOrder>, default_value = "strong-first")]
+    pub(crate) touch: TouchOrder,
+    /// What is cached before the first token: empty, first, random:SEED, or a file of ids, a line a layer (for studies)
+    #[arg(long, value_name = "START", value_parser = parse_start, default_value = "empty")]
+    pub(crate) start: Start,
+    /// Which cached expert leaves: lru, lfu, s3fifo or score, with `:memory=N` for lfu and score
+    #[arg(long, value_name = "SPEC", value_parser = parse_routing::<EvictionSpec>, default_value = "lru")]
+    pub(crate) eviction: EvictionSpec,
+    /// Read experts before the router asks; changes no result (auto: next-layer where experts are under 256 KiB, else off)
+    #[arg(long, value_enum, default_value_t = PrefetchMode::Auto)]
+    pub(crate) prefetch: PrefetchMode,
+    /// How flash is read: auto, uring or pread
+    #[arg(long, value_name = "BACKEND", value_parser = parse_backend, default_value = "auto")]
+    pub(crate) io: Backend,
+    /// Reads at once [default: a short probe finds out]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) io_depth: Option<u16>,
+    /// Read past the system's page cache [default: where that gives the right bytes]
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub(crate) direct: Option<Switch>,
+    /// Context length in tokens, or `max` for the model's own [default: 4096, or the model's if smaller]
+    #[arg(long, value_name = "N|max", value_parser = parse_context)]
+    pub(crate) ctx: Option<Context>,
+    /// How keys and values are kept
+    #[arg(long, value_enum, default_value_t = Kv::F16)]
+    pub(crate) kv: Kv,
+    /// Compute threads [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Cores to run on, one a thread, such as `0,2-3`
+    #[arg(long, value_name = "LIST", value_parser = parse_affinity)]
+    pub(crate) affinity: Option<Affinity>,
+    /// Prompt tokens run at once, or `auto`
+    #[arg(long, value_name = "N|auto", value_parser = parse_chunk, default_value = "auto")]
+    pub(crate) chunk: Chunk,
+}
+
+/// The policy of prompt tokens.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RoutingPrompt {
+    Original,
+    Same,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrefetchMode {
+    Off,
+    NextLayer,
+    Speculate,
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Context {
+    Tokens(usize),
+    Max,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    Tokens(usize),
+    Auto,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Affinity(pub(crate) Vec<usize>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kv {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    F32,
+}
+
+impl ModelOptions {
+    /// The engine's options. `MOCE_ISA` forces an instruction set.
+    pub(crate) fn engine_options(
+        &self,
+        routing_prompt: RoutingPrompt,
+        model_context: impl FnOnce() -> anyhow::Result<usize>,
+    ) -> anyhow::Result<EngineOptions> {
+        let isa = match std::env::var("MOCE_ISA") {
+            Ok(name) => Some(Isa::parse(&name).map_err(|error| anyhow::anyhow!("MOCE_ISA: {error}"))?),
+            Err(_) => None,
+        };
+        Ok(EngineOptions {
+            cpu: CpuOptions {
+                isa,
+                threads: self.threads.map(usize::from),
+                affinity: self.affinity.as_ref().map(|affinity| affinity.0.clone()),
+            },
+            context: match self.ctx {
+                None => None,
+                Some(Context::Tokens(tokens)) => Some(tokens),
+                Some(Context::Max) => Some(model_context()?),
+            },
+            kv: match self.kv {
+                Kv::F16 => KvType::F16,
+                Kv::Q8_0 => KvType::Q8_0,
+                Kv::F32 => KvType::F32,
+            },
+            chunk: match self.chunk {
+                Chunk::Auto => None,
+                Chunk::Tokens(tokens) => Some(tokens),
+            },
+            memory: self.memory,
+            capacity: self.capacity.clone(),
+            routing: RoutingOptions {
+                policy: self.routing.clone(),
+                prompt_policy: match self.routing_prompt.unwrap_or(routing_prompt) {
+                    RoutingPrompt::Original => Policy::Original,
+                    RoutingPrompt::Same => self.routing.clone(),
+                },
+                eviction: self.eviction,
+                touch: self.touch,
+                start: self.start.clone(),
+            },
+            prefetch: match self.prefetch {
+                PrefetchMode::Auto => Prefetch::Auto,
+                PrefetchMode::Off => Prefetch::Off,
+                PrefetchMode::NextLayer => Prefetch::NextLayer,
+                PrefetchMode::Speculate => Prefetch::Speculate,
+            },
+            flash: FlashOptions {
+                backend: self.io,
+                direct: match self.direct {
+                    None => Direct::Auto,
+                    Some(Switch::On) => Direct::Required,
+                    Some(Switch::Off) => Direct::Off,
+                },
+                depth: self.io_depth.map(usize::from),
+                profiles: cache_folder().map(|folder| folder.join("flash.json")),
+            },
+            ..EngineOptions::default()
+        })
+    }
+}
+
+/// `$XDG_CACHE_HOME/moce`, or `~/.cache/moce`.
+fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("moce"))
+}
+
+fn parse_budget(text: &str) -> Result<Budget, String> {
+    match text {
+        "auto" => Ok(Budget::Auto),
+        "all" => Ok(Budget::All),
+        _ => size::parse(text).map(Budget::Bytes).map_err(|error| format!("{error}, or auto, or all")),
+    }
+}
+
+/// A number, a share, or a file of one number per layer.
+fn parse_capacity(text: &str) -> Result<Capacity, String> {
+    if let Ok(experts) = text.parse() {
+        return Ok(Capacity::Experts(experts));
+    }
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().ok().map(|percent| percent / 100.0),
+        None => text.parse::<f64>().ok(),
+    };
+    match share {
+        Some(share) if (0.0..=1.0).contains(&share) => Ok(Capacity::Share(share)),
+        Some(_) => Err("expected a number of experts, or a share from 0 % to 100 %".to_owned()),
+        None => {
+            let list = std::fs::read_to_string(text)
+                .map_err(|error| format!("expected a number, a share such as 50%, or a file of numbers ({error})"))?;
+            let numbers = list.split_whitespace().map(str::parse);
+            let numbers = numbers.collect::<Result<_, _>>();
+            numbers.map(Capacity::PerLayer).map_err(|_| "the file must hold one whole number per layer".to_owned())
+        }
+    }
+}
+
+fn parse_routing<T: FromStr<Err = routing::Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: routing::Error| error.to_string())
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    Policy::parse(text, read).map_err(|error| error.to_string())
+}
+
+fn parse_start(text: &str) -> Result<Start, String> {
+    match text.parse() {
+        Ok(start) => Ok(start),
+        Err(error) => {
+            let error: routing::Error = error;
+            let lists = std::fs::read_to_string(text).map_err(|_| error.to_string())?;
+            Start::from_lists(&lists).map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    text.parse().map_err(|_| "expected auto, uring or pread".to_owned())
+}
+
+fn parse_context(text: &str) -> Result<Context, String> {
+    if text == "max" {
+        Ok(Context::Max)
+    } else {
+        positive(text).map(Context::Tokens).map_err(|e| format!("{e}, or max"))
+    }
+}
+
+fn parse_chunk(text: &str) -> Result<Chunk, String> {
+    if text == "auto" {
+        Ok(Chunk::Auto)
+    } else {
+        positive(text).map(Chunk::Tokens).map_err(|e| format!("{e}, or auto"))
+    }
+}
+
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=16_777_216) => Ok(number),
+        _ => Err("expected a whole number from 1 to 16777216".to_owned()),
+    }
+}
+
+fn parse_affinity(text: &str) -> Result<Affinity, String> {
+    let wrong = || "expected core numbers and ranges, such as 0,2-3".to_owned();
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u16, u16) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if first > last {
+            return Err(wrong());
+        }
+        cores.extend((first..=last).map(usize::from));
+    }
+    Ok(Affinity(cores))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cores_are_read_strictly() {
+        assert_eq!(parse_affinity("0,2-4").unwrap().0, [0, 2, 3, 4]);
+        for wrong in ["", "a", "3-1", "1,,2", "-1", "1-"] {
+            assert!(parse_affinity(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_strictly() {
+        assert_eq!(parse_context("max"), Ok(Context::Max));
+        assert_eq!(parse_context("1024"), Ok(Context::Tokens(1024)));
+        for wrong in ["0", "-1", "1k", "1e3", "", "99999999999"] {
+            assert!(parse_context(wrong).is_err(), "{wrong}");
+        }
+    }
+}
