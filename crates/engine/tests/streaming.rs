@@ -7,47 +7,10 @@ use moce_engine::{
     Backend, Budget, CacheState, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Prefetch,
     Session,
 };
-use moce_gguf::{Gguf, Tensor, Writer};
 use moce_quant::Format;
-use moce_testkit::{TinyModel, requantised};
-use std::path::{Path, PathBuf};
+use moce_testkit::ModelFile;
+use std::path::Path;
 use std::sync::Arc;
-
-/// A model file in a folder that goes with the test.
-struct ModelFile {
-    folder: PathBuf,
-    path: PathBuf,
-    tokens: Vec<u32>,
-}
-
-impl ModelFile {
-    fn new(test: &str, name: &str, format: Format) -> ModelFile {
-        let folder = std::env::temp_dir().join(format!("moce-streaming-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let TinyModel { gguf, tokens, .. } = TinyModel::open(name);
-        let path = folder.join("model.gguf");
-        write(&requantised(&gguf, format), &path);
-        ModelFile { folder, path, tokens }
-    }
-}
-
-impl Drop for ModelFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn write(gguf: &Gguf, path: &Path) {
-    let mut writer = Writer::new();
-    writer.copy_from(gguf).unwrap();
-    let data = |tensor: &Tensor, out: &mut dyn std::io::Write| {
-        let mut bytes = vec![0; tensor.bytes()];
-        let original = gguf.tensor(tensor.name()).map_err(std::io::Error::other)?;
-        gguf.read_tensor(original, &mut bytes).map_err(std::io::Error::other)?;
-        out.write_all(&bytes)
-    };
-    writer.create(path, data).unwrap();
-}
 
 fn options(capacity: Option<Capacity>, flash: FlashOptions) -> EngineOptions {
     let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
@@ -71,7 +34,7 @@ fn bits(path: &Path, tokens: &[u32], options: &EngineOptions) -> Vec<u32> {
 #[test]
 fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
     for (name, experts, per_token) in [("mixtral", 8, 2), ("qwen2moe", 12, 3)] {
-        let model = ModelFile::new(name, name, Format::Q4_0);
+        let model = ModelFile::new(name, Format::Q4_0);
         let resident = EngineOptions { memory: Budget::All, ..options(None, FlashOptions::default()) };
         let expected = bits(&model.path, &model.tokens, &resident);
         let run = |what: &str, options: &EngineOptions| {
@@ -106,7 +69,7 @@ fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
 
 #[test]
 fn sessions_that_share_an_engine_do_not_disturb_each_other() {
-    let model = ModelFile::new("sessions", "qwen2moe", Format::Q8_0);
+    let model = ModelFile::new("qwen2moe", Format::Q8_0);
     let options = options(Some(Capacity::Experts(3)), FlashOptions::default());
     let alone = bits(&model.path, &model.tokens, &options);
     let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
@@ -128,7 +91,7 @@ fn sessions_that_share_an_engine_do_not_disturb_each_other() {
 
 #[test]
 fn a_file_that_is_cut_or_changed_under_a_running_engine_is_an_error() {
-    let model = ModelFile::new("changed", "mixtral", Format::Q4_0);
+    let model = ModelFile::new("mixtral", Format::Q4_0);
     let options = options(Some(Capacity::Experts(2)), FlashOptions::default());
     let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
     let mut session = Session::new(&engine).unwrap();
@@ -146,11 +109,11 @@ fn a_file_that_is_cut_or_changed_under_a_running_engine_is_an_error() {
 
 #[test]
 fn a_file_renamed_over_does_not_matter() {
-    let model = ModelFile::new("renamed", "mixtral", Format::Q4_0);
+    let model = ModelFile::new("mixtral", Format::Q4_0);
     let options = options(Some(Capacity::Experts(2)), FlashOptions::default());
     let expected = bits(&model.path, &model.tokens, &options);
     let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
-    let other = model.folder.join("other.gguf");
+    let other = model.folder().join("other.gguf");
     std::fs::write(&other, b"something else").unwrap();
     std::fs::rename(&other, &model.path).unwrap();
     let mut session = Session::new(&engine).unwrap();
@@ -161,7 +124,7 @@ fn a_file_renamed_over_does_not_matter() {
 
 #[test]
 fn a_budget_that_is_too_small_names_the_smallest_that_works() {
-    let model = ModelFile::new("budget", "qwen2moe", Format::Q4_0);
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
     let too_small = EngineOptions { memory: Budget::Bytes(1 << 20), ..options(None, FlashOptions::default()) };
     let Err(Error::Budget { smallest, .. }) = Engine::open(&model.path, &too_small).map(|_| ()) else {
         panic!("a budget of 1 MiB should be refused");
@@ -175,7 +138,7 @@ fn a_budget_that_is_too_small_names_the_smallest_that_works() {
 
 #[test]
 fn capacities_that_cannot_be_are_refused() {
-    let model = ModelFile::new("capacity", "qwen2moe", Format::Q4_0);
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
     for capacity in [Capacity::Experts(2), Capacity::Experts(13), Capacity::PerLayer(vec![3])] {
         let error = Engine::open(&model.path, &options(Some(capacity.clone()), FlashOptions::default()));
         assert!(matches!(error, Err(Error::CapacityRange { .. } | Error::CapacityLayers { .. })), "{capacity:?}");
@@ -185,7 +148,7 @@ fn capacities_that_cannot_be_are_refused() {
 #[test]
 fn a_warm_start_changes_what_is_read_but_no_bit() {
     for eviction in ["lru", "lfu", "score", "s3fifo"] {
-        let model = ModelFile::new(&format!("warm-{eviction}"), "qwen2moe", Format::Q4_0);
+        let model = ModelFile::new("qwen2moe", Format::Q4_0);
         let routing = RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() };
         let options = EngineOptions { routing, ..options(Some(Capacity::Experts(6)), FlashOptions::default()) };
         let expected = bits(&model.path, &model.tokens, &options);
@@ -193,7 +156,7 @@ fn a_warm_start_changes_what_is_read_but_no_bit() {
         let mut first = Session::new(&engine).unwrap();
         first.prompt(&model.tokens).unwrap();
         let cold = first.routing().total(Phase::Prompt).misses;
-        let path = model.folder.join("state.json");
+        let path = model.folder().join("state.json");
         first.cache_state().write(&path).unwrap();
         drop((first, engine));
 
@@ -212,13 +175,13 @@ fn a_warm_start_changes_what_is_read_but_no_bit() {
 
 #[test]
 fn a_cache_state_of_another_model_or_no_state_at_all_is_refused() {
-    let model = ModelFile::new("state-model", "qwen2moe", Format::Q4_0);
-    let other = ModelFile::new("state-other", "mixtral", Format::Q4_0);
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let other = ModelFile::new("mixtral", Format::Q4_0);
     let open = |path| Arc::new(Engine::open(path, &options(None, FlashOptions::default())).unwrap());
     let state = Session::new(&open(&model.path)).unwrap().cache_state();
     let mut session = Session::new(&open(&other.path)).unwrap();
     assert!(matches!(session.warm_start(&state), Err(Error::CacheStateModel { .. })));
-    let path = model.folder.join("state.json");
+    let path = model.folder().join("state.json");
     for wrong in ["", "{}", "[1]", r#"{"version":2,"model":"0000000000000000","layers":[]}"#] {
         std::fs::write(&path, wrong).unwrap();
         let message = CacheState::read(&path).unwrap_err().to_string();

@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod data;
+mod model_file;
 mod tiny;
 
 pub use data::{data_bytes, data_path, skipped};
+pub use model_file::ModelFile;
 pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};
