@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => commands::inspect::run(arguments, &cli.global),
         Command::Tokenize(arguments) => commands::tokenize::run(arguments, &cli.global),
         Command::Logits(arguments) => commands::logits::run(arguments, &cli.global),
+        Command::Plan(arguments) => commands::plan::run(arguments, &cli.global),
+        Command::Bench(arguments) => commands::bench::run(arguments, &cli.global),
         Command::Perplexity(arguments) => commands::perplexity::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),

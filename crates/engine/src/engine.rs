@@ -13,6 +13,7 @@ use crate::telemetry::Traffic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use crate::{Capacity, Error, Hyperparameters, ModelIdentity};
+use moce_flash::Files;
 use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
@@ -101,28 +102,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub fn load(gguf: &Gguf, options: &EngineOptions) -> Result<Engine, Error> {
-        // First everything that the plan measures instead of computing.
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
-        let cpu = Cpu::new(&options.cpu)?;
-        let mut loader = Loader::new(gguf);
-        let architecture = architectures::load(&mut loader)?;
+        let Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan } = Declared::new(gguf, options)?;
         let h = architecture.hyperparameters();
-        let files = flash::open_files(gguf, options.flash.direct)?;
-        let expert_bytes = loader.experts.layers().iter().map(|layer| layer.expert_bytes()).max();
-        let prefetch = options.prefetch.resolve(expert_bytes.unwrap_or(0));
-        let wishes = Wishes {
-            budget: options.memory,
-            capacity: options.capacity.as_ref(),
-            spare_slots: options.spare_slots,
-            context: options.context,
-            chunk: options.chunk,
-            kv: options.kv,
-            logit_rows: options.logit_rows,
-            guesses: prefetch != Prefetch::Off,
-            block_bytes: files.block_bytes(),
-        };
-        let plan = MemoryPlan::new(loader.weights.bytes() as u64, &loader.experts, h, &cpu, &wishes)?;
-
         tracing::info!(architecture = h.architecture, isa = %cpu.isa(), threads = cpu.threads(), "model declared");
         tracing::info!(?plan, "memory planned");
 
@@ -155,6 +136,14 @@ impl Engine {
             cpu,
             architecture,
         })
+    }
+
+    /// The memory plan that [`Engine::load`] would follow; no tensor data is read.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn plan_for(gguf: &Gguf, options: &EngineOptions) -> Result<MemoryPlan, Error> {
+        Ok(Declared::new(gguf, options)?.plan)
     }
 
     /// The model file.
@@ -297,6 +286,44 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Workspace> {
         // A panic in a step leaves nothing behind that the next one reads, so a poisoned lock is taken over.
         self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A model whose tensors have been declared and whose memory has been planned, before any tensor data is read.
+struct Declared<'g> {
+    tokenizer: Tokenizer,
+    cpu: Cpu,
+    architecture: Box<dyn Architecture>,
+    loader: Loader<'g>,
+    files: Files,
+    prefetch: Prefetch,
+    plan: MemoryPlan,
+}
+
+impl<'g> Declared<'g> {
+    fn new(gguf: &'g Gguf, options: &EngineOptions) -> Result<Declared<'g>, Error> {
+        // First everything that the plan measures instead of computing.
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let cpu = Cpu::new(&options.cpu)?;
+        let mut loader = Loader::new(gguf);
+        let architecture = architectures::load(&mut loader)?;
+        let files = flash::open_files(gguf, options.flash.direct)?;
+        let expert_bytes = loader.experts.layers().iter().map(|layer| layer.expert_bytes()).max();
+        let prefetch = options.prefetch.resolve(expert_bytes.unwrap_or(0));
+        let wishes = Wishes {
+            budget: options.memory,
+            capacity: options.capacity.as_ref(),
+            spare_slots: options.spare_slots,
+            context: options.context,
+            chunk: options.chunk,
+            kv: options.kv,
+            logit_rows: options.logit_rows,
+            guesses: prefetch != Prefetch::Off,
+            block_bytes: files.block_bytes(),
+        };
+        let h = architecture.hyperparameters();
+        let plan = MemoryPlan::new(loader.dense_bytes(), &loader.experts, h, &cpu, &wishes)?;
+        Ok(Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan })
     }
 }
 

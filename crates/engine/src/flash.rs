@@ -45,6 +45,26 @@ pub(crate) fn open_files(gguf: &Gguf, direct: Direct) -> Result<Files, Error> {
     Ok(Files::new(parts.collect::<Result<_, Error>>()?))
 }
 
+/// A fetcher into `arena` that reads experts of `layers`, tuned by a short probe into `slots` if there are any.
+pub(crate) fn open_fetcher(
+    layers: &[LayerCatalogue],
+    files: Files,
+    arena: &Arc<Arena>,
+    slots: &[SlotId],
+    options: &FlashOptions,
+) -> Result<Fetcher, Error> {
+    let mut flash = Options { backend: options.backend, ..Options::default() };
+    if let Some(depth) = options.depth {
+        flash = flash.with_depth(depth);
+    }
+    let mut fetcher = Fetcher::open(Arc::new(files), Arc::clone(arena), &flash)?;
+    if !slots.is_empty() {
+        let slices = layers[0].slices(0).map(|slice| slice.bytes);
+        tune(&mut fetcher, &slices, slots, options);
+    }
+    Ok(fetcher)
+}
+
 /// The store of a plan, and how it reads, in words.
 pub(crate) fn open_store(
     layers: &[LayerCatalogue],
@@ -57,17 +77,8 @@ pub(crate) fn open_store(
     if layers.is_empty() {
         return Ok((ExpertStore::new(&store, arena, None), "no experts".to_owned()));
     }
-    let files = Arc::new(files);
-    let mut flash = Options { backend: options.backend, ..Options::default() };
-    if let Some(depth) = options.depth {
-        flash = flash.with_depth(depth);
-    }
-    let mut fetcher = Fetcher::open(files, Arc::clone(&arena), &flash)?;
-    if plan.streams() {
-        let slots: Vec<SlotId> = arena.slots(layers.len()).collect();
-        let slices = layers[0].slices(0).map(|slice| slice.bytes);
-        tune(&mut fetcher, &slices, &slots, options);
-    }
+    let staging: Vec<SlotId> = if plan.streams() { arena.slots(layers.len()).collect() } else { Vec::new() };
+    let fetcher = open_fetcher(layers, files, &arena, &staging, options)?;
     let words = fetcher.to_string();
     Ok((ExpertStore::new(&store, arena, Some(fetcher)), words))
 }

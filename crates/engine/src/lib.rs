@@ -45,6 +45,7 @@ mod hyperparameters;
 mod identity;
 mod layers;
 mod load;
+mod meter;
 mod plan;
 mod sampler;
 mod scratch;
@@ -64,6 +65,7 @@ pub use generate::{GenerateOptions, Generation, PhaseReport, StopReason, generat
 pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
 pub use identity::ModelIdentity;
 pub use layers::Prefetch;
+pub use meter::Meter;
 pub use plan::MemoryPlan;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::Session;

@@ -3,6 +3,7 @@
 //! After the first phase every size is known and no tensor data has been touched: the memory plan and `inspect` stop there.
 
 use crate::experts::ExpertCatalogue;
+use crate::plan::DenseBytes;
 use crate::weights::WeightPlan;
 use moce_gguf::Gguf;
 
@@ -18,6 +19,14 @@ pub(crate) struct Loader<'g> {
 impl<'g> Loader<'g> {
     pub(crate) fn new(gguf: &'g Gguf) -> Loader<'g> {
         Loader { gguf, weights: WeightPlan::new(gguf), experts: ExpertCatalogue::new(gguf) }
+    }
+
+    /// Bytes of the declared weights that are always resident. Of an embedding that is not the head's matrix too, a token reads one row.
+    pub(crate) fn dense_bytes(&self) -> DenseBytes {
+        let bytes = self.weights.bytes() as u64;
+        let is_tied = self.gguf.find_tensor("output.weight").is_none();
+        let embedding = self.gguf.find_tensor("token_embd.weight").filter(|_| !is_tied);
+        DenseBytes { bytes, token_bytes: bytes - embedding.map_or(0, |tensor| tensor.bytes() as u64).min(bytes) }
     }
 
     /// The file's directory.

@@ -45,6 +45,15 @@ pub(crate) struct Wishes<'a> {
     pub(crate) block_bytes: usize,
 }
 
+/// Weights that are always in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DenseBytes {
+    /// All of them.
+    pub(crate) bytes: u64,
+    /// Those that are read for one token.
+    pub(crate) token_bytes: u64,
+}
+
 /// Memory by what it is for, in bytes, and the sizes that follow from it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -73,6 +82,14 @@ pub struct MemoryPlan {
     pub capacity: Vec<usize>,
     /// Experts that there are, by MoE layer.
     pub experts: Vec<usize>,
+    /// Bytes of one expert, by MoE layer.
+    pub expert_bytes: Vec<u64>,
+    /// Experts that run for a token.
+    pub experts_per_token: usize,
+    /// Bytes of a layer's shared expert, as if it were in the format of the routed ones; 0 without one.
+    pub shared_expert_bytes: u64,
+    /// Dense weights that are read for one token: all but the embedding, unless that is the head's matrix too.
+    pub dense_token_bytes: u64,
     /// Staging slots.
     pub(crate) staging: usize,
     pub(crate) scratch: ScratchSizes,
@@ -95,14 +112,14 @@ impl MemoryPlan {
     }
 
     pub(crate) fn new(
-        dense_bytes: u64,
+        dense: DenseBytes,
         catalogue: &ExpertCatalogue<'_>,
         h: &Hyperparameters,
         cpu: &Cpu,
         wishes: &Wishes<'_>,
     ) -> Result<MemoryPlan, Error> {
         let planner = Planner {
-            dense_bytes,
+            dense,
             catalogue,
             h,
             cpu,
@@ -113,9 +130,21 @@ impl MemoryPlan {
     }
 }
 
+/// Buffers that may shrink where memory is short.
+#[derive(Clone, Copy)]
+struct Buffers {
+    /// Staging slots.
+    staging: usize,
+    /// Most tokens of an automatic chunk.
+    chunk: usize,
+}
+
+/// What still works.
+const LEAST_BUFFERS: Buffers = Buffers { staging: LEAST_STAGING_SLOTS, chunk: CHUNK_STEP };
+
 /// The inputs of a plan.
 struct Planner<'a> {
-    dense_bytes: u64,
+    dense: DenseBytes,
     catalogue: &'a ExpertCatalogue<'a>,
     h: &'a Hyperparameters,
     cpu: &'a Cpu,
@@ -133,12 +162,12 @@ impl Planner<'_> {
             Budget::Auto => Some(budget::available_bytes()),
         };
         let contexts = self.contexts()?;
-        let everything = self.with_slots(contexts[0], limit, &self.counts(), 0)?;
+        let everything = self.with_slots(contexts[0], limit, &self.counts(), self.buffers(limit))?;
         if limit.is_none_or(|limit| everything.total_bytes() <= limit) {
             // `--capacity` under a budget that would hold more: the slots are what the capacity says, unless all are wanted.
             return match (logical, self.wishes.budget) {
                 (Some(logical), Budget::Auto) if !self.wishes.spare_slots => {
-                    self.with_capacity(contexts[0], limit, logical)
+                    self.with_slots(contexts[0], limit, &logical, self.buffers(limit))
                 }
                 (Some(logical), _) => Ok(MemoryPlan { capacity: logical, ..everything }),
                 (None, _) => Ok(everything),
@@ -148,19 +177,26 @@ impl Planner<'_> {
         if let Some(logical) = logical {
             let context = contexts[contexts.len() - 1];
             if self.wishes.spare_slots
-                && let Some(plan) = self.fit(context, limit, self.staging(Some(limit)))?
+                && let Some(plan) = self.fit(context, limit, self.buffers(Some(limit)))?
                 && plan.resident.iter().zip(&logical).all(|(resident, logical)| resident >= logical)
             {
                 return Ok(MemoryPlan { capacity: logical, ..plan });
             }
-            let plan = self.with_capacity(context, Some(limit), logical)?;
-            return if plan.total_bytes() <= limit { Ok(plan) } else { Err(self.too_little(limit)) };
+            for buffers in [self.buffers(Some(limit)), LEAST_BUFFERS] {
+                let plan = self.with_slots(context, Some(limit), &logical, buffers)?;
+                if plan.total_bytes() <= limit {
+                    return Ok(plan);
+                }
+            }
+            return Err(self.too_little(limit));
         }
         let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
         let mut best = None;
         for &context in &contexts {
-            let mut staging = [self.staging(Some(limit)), LEAST_STAGING_SLOTS].into_iter();
-            let plan = staging.find_map(|staging| self.fit(context, limit, staging).transpose());
+            let buffers = self.buffers(Some(limit));
+            let shorter = Buffers { staging: LEAST_STAGING_SLOTS, ..buffers };
+            let mut buffers = [buffers, shorter, LEAST_BUFFERS].into_iter();
+            let plan = buffers.find_map(|buffers| self.fit(context, limit, buffers).transpose());
             if let Some(plan) = plan.transpose()? {
                 let is_enough = plan.resident.iter().zip(&enough).all(|(resident, enough)| resident >= enough);
                 best = Some(plan);
@@ -191,12 +227,17 @@ impl Planner<'_> {
         self.h.experts.map_or(0, |experts| experts.per_token)
     }
 
+    fn shared_expert_bytes(&self) -> u64 {
+        let routed = self.catalogue.layers().first().map_or(0, |layer| layer.expert_bytes());
+        self.h.experts.map_or(0, |shape| routed * shape.shared_feed_forward as u64 / shape.feed_forward.max(1) as u64)
+    }
+
     /// As many slots as fit under the limit: the same number in every layer, and one more in the first ones; where not even K fit
     /// everywhere, K in the first layers and none in the last. `None` if nothing fits.
-    fn fit(&self, context: usize, limit: u64, staging: usize) -> Result<Option<MemoryPlan>, Error> {
+    fn fit(&self, context: usize, limit: u64, buffers: Buffers) -> Result<Option<MemoryPlan>, Error> {
         let counts = self.counts();
         let none = vec![0; counts.len()];
-        let base = self.with_slots(context, Some(limit), &none, staging)?;
+        let base = self.with_slots(context, Some(limit), &none, buffers)?;
         let Some(mut left) = limit.checked_sub(base.total_bytes()) else { return Ok(None) };
         let bytes: Vec<u64> =
             self.catalogue.layers().iter().map(|layer| layer.slot_bytes(self.wishes.block_bytes) as u64).collect();
@@ -219,11 +260,7 @@ impl Planner<'_> {
                 add(layer, uniform + 1, &mut left);
             }
         }
-        self.with_slots(context, Some(limit), &slots, staging).map(Some)
-    }
-
-    fn with_capacity(&self, context: usize, limit: Option<u64>, capacity: Vec<usize>) -> Result<MemoryPlan, Error> {
-        self.with_slots(context, limit, &capacity, self.staging(limit))
+        self.with_slots(context, Some(limit), &slots, buffers).map(Some)
     }
 
     /// The plan with these slots; the logical capacity is the same.
@@ -232,12 +269,12 @@ impl Planner<'_> {
         context: usize,
         limit: Option<u64>,
         slots: &[usize],
-        staging: usize,
+        buffers: Buffers,
     ) -> Result<MemoryPlan, Error> {
         let streams = slots.iter().zip(self.counts()).any(|(&slots, count)| slots < count);
-        let staging = if streams { staging } else { 0 };
+        let staging = if streams { buffers.staging } else { 0 };
         let kv = self.kv(context);
-        let chunk = self.chunk(context, limit, streams);
+        let chunk = self.chunk(context, limit, streams).min(self.wishes.chunk.unwrap_or(buffers.chunk)).max(1);
         let options =
             StoreOptions { layers: self.catalogue.layers(), slots, staging, block_bytes: self.wishes.block_bytes };
         let classes = options.classes();
@@ -245,7 +282,7 @@ impl Planner<'_> {
         Ok(MemoryPlan {
             budget_bytes: limit,
             program_bytes: self.program_bytes,
-            dense_bytes: self.dense_bytes,
+            dense_bytes: self.dense.bytes,
             kv_bytes: kv.bytes(self.h.layers)? as u64,
             scratch_bytes: self.scratch(context, chunk).bytes(self.h, self.cpu) as u64,
             staging_bytes: Arena::bytes_for(staging_class) as u64,
@@ -255,6 +292,10 @@ impl Planner<'_> {
             resident: slots.to_vec(),
             capacity: slots.to_vec(),
             experts: self.counts(),
+            expert_bytes: self.catalogue.layers().iter().map(|layer| layer.expert_bytes()).collect(),
+            experts_per_token: self.per_token(),
+            shared_expert_bytes: self.shared_expert_bytes(),
+            dense_token_bytes: self.dense.token_bytes,
             staging,
             scratch: self.scratch(context, chunk),
         })
@@ -289,13 +330,13 @@ impl Planner<'_> {
         fitting.unwrap_or(CHUNK_STEP.min(context))
     }
 
-    /// As many staging slots as are a small share of the budget.
-    fn staging(&self, limit: Option<u64>) -> usize {
+    /// As many staging slots as are a small share of the budget; chunks have a rule of their own.
+    fn buffers(&self, limit: Option<u64>) -> Buffers {
         let layers = self.catalogue.layers().iter();
         let largest = layers.map(|layer| layer.slot_bytes(self.wishes.block_bytes)).max().unwrap_or(0) as u64;
         let share = limit.map_or(u64::MAX, |limit| limit / STAGING_SHARE);
         let affordable = share.checked_div(largest).unwrap_or(0).min(STAGING_SLOTS as u64) as usize;
-        affordable.max(LEAST_STAGING_SLOTS)
+        Buffers { staging: affordable.max(LEAST_STAGING_SLOTS), chunk: usize::MAX }
     }
 
     fn too_little(&self, budget: u64) -> Error {
@@ -305,12 +346,7 @@ impl Planner<'_> {
             Some(Ok(capacity)) => capacity,
             _ => none,
         };
-        let smallest = self.with_slots(context, None, &slots, LEAST_STAGING_SLOTS).map_or(0, |mut plan| {
-            // Chunks shrink with the budget, so the smallest budget is reckoned with the smallest chunk.
-            let chunk = self.wishes.chunk.unwrap_or(CHUNK_STEP).clamp(1, context);
-            plan.scratch_bytes = self.scratch(context, chunk).bytes(self.h, self.cpu) as u64;
-            plan.total_bytes()
-        });
-        Error::Budget { budget, smallest, dense: self.dense_bytes, context }
+        let smallest = self.with_slots(context, None, &slots, LEAST_BUFFERS).map_or(0, |plan| plan.total_bytes());
+        Error::Budget { budget, smallest, dense: self.dense.bytes, context }
     }
 }

@@ -18,6 +18,8 @@ pub struct Traffic {
     pub late_hits: u64,
     /// Time that computing waited for flash.
     pub waited: Duration,
+    /// Time in which flash read what was asked for.
+    pub flash_busy: Duration,
 }
 
 impl Sub for Traffic {
@@ -32,6 +34,7 @@ impl Sub for Traffic {
             prefetch_useful_bytes: self.prefetch_useful_bytes - earlier.prefetch_useful_bytes,
             late_hits: self.late_hits - earlier.late_hits,
             waited: self.waited - earlier.waited,
+            flash_busy: self.flash_busy - earlier.flash_busy,
         }
     }
 }

@@ -7,6 +7,7 @@ use moce_engine::{
     Backend, Budget, CacheState, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, FlashOptions, Prefetch,
     Session,
 };
+use moce_gguf::Gguf;
 use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::path::Path;
@@ -120,6 +121,28 @@ fn a_file_renamed_over_does_not_matter() {
     session.prompt(&model.tokens).unwrap();
     let got: Vec<u32> = session.logits().iter().map(|x| x.to_bits()).collect();
     assert!(got == expected[expected.len() - got.len()..]);
+}
+
+#[test]
+fn no_budget_above_the_smallest_is_refused() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let gguf = Gguf::open(&model.path).unwrap();
+    for capacity in [None, Some(Capacity::Experts(4))] {
+        let options = |bytes| EngineOptions {
+            memory: Budget::Bytes(bytes),
+            ..options(capacity.clone(), FlashOptions::default())
+        };
+        let works = |extra| {
+            let Err(Error::Budget { smallest, .. }) = Engine::plan_for(&gguf, &options(1 << 20)).map(|_| ()) else {
+                panic!("1 MiB is not enough for a process");
+            };
+            Engine::plan_for(&gguf, &options(smallest + extra)).is_ok()
+        };
+        for extra in (1..40).map(|step| (step * step) << 14) {
+            // Other tests make the process larger meanwhile; a few tries outlast them.
+            assert!((0..20).any(|_| works(extra)), "{extra} bytes above the smallest budget were refused");
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Idle-time reads in flight, in bytes: at 1 GB/s a demand read waits at most a millisecond for them.
 const BACKGROUND_BYTES: usize = 1 << 20;
@@ -46,6 +47,8 @@ pub struct Stats {
     pub short_reads: u64,
     /// Reads that failed or brought nothing, and were tried again.
     pub retries: u64,
+    /// Time with demand reads on the device, from the first one to when the last was seen to be back.
+    pub busy: Duration,
 }
 
 /// Brings experts into slots.
@@ -67,6 +70,8 @@ pub struct Fetcher {
     done: Vec<Completion>,
     tuning: Tuning,
     stats: Stats,
+    /// When the demand reads began that are on the device now.
+    busy_since: Option<Instant>,
 }
 
 impl Fetcher {
@@ -92,6 +97,7 @@ impl Fetcher {
             done: Vec::with_capacity(capacity),
             tuning,
             stats: Stats::default(),
+            busy_since: None,
         };
         fetcher.set_tuning(tuning);
         fetcher
@@ -312,6 +318,11 @@ impl Fetcher {
         done.drain(..).for_each(|completion| self.finish(completion));
         self.done = done;
         self.dispatch();
+        if self.demand_in_flight == 0
+            && let Some(since) = self.busy_since.take()
+        {
+            self.stats.busy += since.elapsed();
+        }
         outcome.map_err(|cause| Error::Device { device: self.device.name(), cause })
     }
 }

@@ -18,6 +18,9 @@ pub enum Error {
         /// Tokens of one window with its context.
         needed: usize,
     },
+    /// The caller ended it.
+    #[error("interrupted")]
+    Interrupted,
     /// A BOS token was asked for, but the vocabulary has none.
     #[error("the model's vocabulary names no BOS token, so --bos is not possible")]
     NoBos,

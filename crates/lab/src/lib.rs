@@ -1,9 +1,16 @@
-//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. So far: [`perplexity`].
+//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. Each measurement is one function: [`perplexity`], [`bench`];
+//! [`token_seconds`] predicts what the second will find.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod error;
 mod perplexity;
+mod prediction;
+mod spread;
 
+pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
 pub use error::Error;
 pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity};
+pub use prediction::{MachineRates, TRAINED_ROUTING, Verdict, misses_by_chance, token_seconds};
+pub use spread::Spread;

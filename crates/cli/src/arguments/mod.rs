@@ -3,14 +3,16 @@
 mod model;
 mod sampling;
 
-pub(crate) use model::{ModelOptions, RoutingPrompt, positive};
+pub(crate) use model::{CommonOptions, ModelOptions, RoutingPrompt, cache_folder, parse_budget, positive};
 pub(crate) use sampling::Sampling;
 
+use crate::commands::bench::Bench;
 use crate::commands::completions::Completions;
 use crate::commands::inspect::Inspect;
 use crate::commands::logits::Logits;
 use crate::commands::man::Man;
 use crate::commands::perplexity::Perplexity;
+use crate::commands::plan::Plan;
 use crate::commands::run::Run;
 use crate::commands::tokenize::Tokenize;
 use clap::{Args, Parser, Subcommand};
@@ -60,6 +62,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  moce logits -p \"The capital of France is\"\n  moce logits model.gguf -p \"1 2 3\" --json"
     )]
     Logits(Logits),
+    /// Show what a model needs in memory, how fast it will be here, and what to change if it does not fit
+    #[command(after_help = "Examples:\n  moce plan\n  moce plan model.gguf --memory 3GiB\n  \
+        moce plan model.gguf --memory 8GiB --flash-bandwidth 1.5GB")]
+    Plan(Plan),
+    /// Measure speed: prompts and generation, over several memory budgets
+    #[command(after_help = "Examples:\n  moce bench\n  moce bench model.gguf --memory 3GiB,6GiB --ceilings\n  \
+        moce bench --shape qwen1.5-moe-a2.7b --memory 3GiB --yes")]
+    Bench(Bench),
     /// Measure perplexity on a text
     #[command(after_help = "Examples:\n  moce perplexity -f wiki.test.raw\n  \
         moce perplexity model.gguf -f text.txt --limit 65536 --json")]

@@ -14,6 +14,14 @@ pub(crate) struct ModelOptions {
     /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
     #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
     pub(crate) memory: Budget,
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+}
+
+/// All of them but the memory budget, of which some commands take several.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct CommonOptions {
     /// Experts cached in each layer: a number, a share such as 50%, or a file of one number per layer
     /// [default: what the memory gives]
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
@@ -107,10 +115,11 @@ pub(crate) enum Kv {
     F32,
 }
 
-impl ModelOptions {
+impl CommonOptions {
     /// The engine's options. `MOCE_ISA` forces an instruction set.
     pub(crate) fn engine_options(
         &self,
+        memory: Budget,
         routing_prompt: RoutingPrompt,
         model_context: impl FnOnce() -> anyhow::Result<usize>,
     ) -> anyhow::Result<EngineOptions> {
@@ -138,7 +147,7 @@ impl ModelOptions {
                 Chunk::Auto => None,
                 Chunk::Tokens(tokens) => Some(tokens),
             },
-            memory: self.memory,
+            memory,
             capacity: self.capacity.clone(),
             routing: RoutingOptions {
                 policy: self.routing.clone(),
@@ -172,13 +181,13 @@ impl ModelOptions {
 }
 
 /// `$XDG_CACHE_HOME/moce`, or `~/.cache/moce`.
-fn cache_folder() -> Option<PathBuf> {
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(caches.join("moce"))
 }
 
-fn parse_budget(text: &str) -> Result<Budget, String> {
+pub(crate) fn parse_budget(text: &str) -> Result<Budget, String> {
     match text {
         "auto" => Ok(Budget::Auto),
         "all" => Ok(Budget::All),

@@ -1,10 +1,12 @@
 //! One file per command: read the options, make one call, print the result.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod man;
 pub(crate) mod perplexity;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod tokenize;
 
@@ -25,11 +27,17 @@ fn open_engine(
     adjust: impl FnOnce(&mut EngineOptions),
 ) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(model)?;
-    let mut options = options.engine_options(routing_prompt, || model_context(&path))?;
+    let mut options = options.common.engine_options(options.memory, routing_prompt, || model_context(&path))?;
     adjust(&mut options);
     let engine = Engine::open(&path, &options)?;
+    announce(&engine, global);
+    Ok(Arc::new(engine))
+}
+
+/// Says in one line what runs, and in a second one if that is lossy.
+fn announce(engine: &Engine, global: &Global) {
     if !global.quiet {
-        eprintln!("{}", report::dim(&start_line(&engine)));
+        eprintln!("{}", report::dim(&start_line(engine)));
         let (policy, prompt) = (&engine.routing().policy, &engine.routing().prompt_policy);
         if *policy != Policy::Original || *prompt != Policy::Original {
             // Lossy is loud.
@@ -39,7 +47,6 @@ fn open_engine(
             );
         }
     }
-    Ok(Arc::new(engine))
 }
 
 /// The context length that the model was made for.

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
         options.spare_slots = true;
         options.capacity.get_or_insert(DEFAULT_CAPACITY);
         // A window and its BOS need to fit, and nothing more.
-        if arguments.options.ctx.is_none() {
+        if arguments.options.common.ctx.is_none() {
             options.context = Some(arguments.window + usize::from(arguments.bos));
         }
     })?;

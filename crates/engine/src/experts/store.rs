@@ -111,8 +111,8 @@ impl ExpertStore {
 
     /// What has been read and waited for so far.
     pub(crate) fn traffic(&self) -> Traffic {
-        let stats = self.fetcher.as_ref().map(|fetcher| fetcher.stats());
-        Traffic { flash_bytes: stats.map_or(0, |stats| stats.bytes), ..self.traffic }
+        let stats = self.fetcher.as_ref().map(|fetcher| fetcher.stats()).unwrap_or_default();
+        Traffic { flash_bytes: stats.bytes, flash_busy: stats.busy, ..self.traffic }
     }
 
     /// A session took an expert into its logical cache.

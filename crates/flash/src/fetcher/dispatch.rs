@@ -7,6 +7,7 @@ use crate::fetcher::{BACKGROUND_BYTES, Fetcher, Urgency};
 use crate::slot::SlotState;
 use crate::window::Window;
 use crate::{SlotId, Via};
+use std::time::Instant;
 
 impl Fetcher {
     fn in_flight_of(&mut self, urgency: Urgency) -> &mut usize {
@@ -28,6 +29,9 @@ impl Fetcher {
         }
         if has_submitted {
             self.device.flush();
+            if self.demand_in_flight > 0 && self.busy_since.is_none() {
+                self.busy_since = Some(Instant::now());
+            }
         }
     }
 

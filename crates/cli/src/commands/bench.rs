@@ -1,0 +1,358 @@
+//! `moce bench`: prompt and generation speed over several memory budgets, beside what the machine gives.
+
+use super::plan::{Machine, flash_rates};
+use super::{announce, model_context};
+use crate::arguments::{CommonOptions, Global, RoutingPrompt, cache_folder, parse_budget, positive};
+use crate::{interrupt, model_path, report};
+use anyhow::{Context, bail};
+use clap::{Args, ValueHint};
+use indicatif::{ProgressBar, ProgressStyle};
+use moce_convert::{Shape, Synthetic};
+use moce_engine::{Budget, Engine, EngineOptions, MemoryPlan, Meter};
+use moce_gguf::Gguf;
+use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
+use moce_quant::Format;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Files larger than this are not written without being asked for.
+const LARGE_FILE_BYTES: u64 = 4_000_000_000;
+/// How long a ceiling of flash is measured each time.
+const CEILING_TIME: Duration = Duration::from_millis(500);
+/// Experts of the largest burst of the ceilings.
+const LARGEST_BURST: usize = 8;
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath, conflicts_with = "shape")]
+    pub(crate) model: Option<PathBuf>,
+    /// A model of this shape with random weights, made on this disk: qwen1.5-moe-a2.7b or mixtral-8x7b
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shape: Option<String>,
+    /// The format of the shape's weights
+    #[arg(long, value_name = "TYPE", default_value = "q4_0", requires = "shape")]
+    pub(crate) r#type: String,
+    /// Where the shape's file goes, and is found again [default: moce/shapes in the user's cache folder]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "shape")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Write large files without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// What everything may take: sizes such as 3GiB, `auto` or `all`; several with commas
+    #[arg(long, value_name = "SIZE,...", value_parser = parse_budget, value_delimiter = ',', default_value = "auto")]
+    pub(crate) memory: Vec<Budget>,
+    /// Tokens of the prompt (drawn by chance)
+    #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = positive)]
+    pub(crate) tokens: usize,
+    /// How often everything is done; the table shows medians
+    #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]
+    pub(crate) rounds: usize,
+    /// Measure flash and memory before, between and after, and say what share of them was reached
+    #[arg(long)]
+    pub(crate) ceilings: bool,
+    /// Seed of the prompt and of the sampler
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) options: CommonOptions,
+}
+
+pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
+    interrupt::listen();
+    let path = match &arguments.shape {
+        Some(shape) => shape_file(shape, arguments, global)?,
+        None => model_path::resolve(arguments.model.as_deref())?,
+    };
+    let gguf = Gguf::open(&path)?;
+    let base = arguments.options.engine_options(Budget::Auto, RoutingPrompt::Original, || model_context(&path))?;
+    // Opened first, so that every plan counts its memory too.
+    let mut ceilings = if arguments.ceilings { Ceilings::open(&gguf, &base)? } else { None };
+    let mut cells = Vec::new();
+    for &memory in &arguments.memory {
+        let options =
+            EngineOptions { memory, context: base.context.or(Some(context(arguments, &gguf)?)), ..base.clone() };
+        report::reset_peak_memory();
+        let engine = Arc::new(Engine::load(&gguf, &options)?);
+        announce(&engine, global);
+        let measured = measure(&engine, arguments, global)?;
+        if let Some(ceilings) = &mut ceilings {
+            ceilings.measure_flash()?;
+        }
+        cells.push(Cell::new(&engine, measured));
+    }
+    let machine = ceilings.map(|ceilings| ceilings.machine());
+    if let Some(machine) = &machine {
+        cells.iter_mut().for_each(|cell| cell.compare(machine));
+    }
+    let document = Document { version: env!("CARGO_PKG_VERSION"), model: path.display().to_string(), cells, machine };
+    let mut output = std::io::stdout().lock();
+    if global.json {
+        serde_json::to_writer_pretty(&mut output, &document)?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    document.print(&mut output)?;
+    Ok(())
+}
+
+/// Just enough positions for prompt and answer, at most the model's.
+fn context(arguments: &Bench, gguf: &Gguf) -> anyhow::Result<usize> {
+    let architecture = gguf.metadata().string("general.architecture")?;
+    let model = gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize;
+    let needed = arguments.prompt_tokens + arguments.tokens + 1;
+    if needed > model {
+        bail!(
+            "a prompt of {} and {} more tokens do not fit the model's context of {model}; lower --prompt-tokens or -n",
+            arguments.prompt_tokens,
+            arguments.tokens
+        );
+    }
+    // Not less than 1,024, so that the memory plan is that of a usable model.
+    Ok(needed.max(1024).min(model))
+}
+
+fn measure(engine: &Arc<Engine>, arguments: &Bench, global: &Global) -> anyhow::Result<BenchReport> {
+    let vocabulary = engine.hyperparameters().vocabulary as u64;
+    let mut state = arguments.seed;
+    let prompt = (0..arguments.prompt_tokens).map(|_| {
+        // Knuth's MMIX generator.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % vocabulary) as u32
+    });
+    let options = BenchOptions {
+        prompt: prompt.collect(),
+        tokens: arguments.tokens,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+    };
+    let show = !global.quiet && report::stderr_is_interactive();
+    let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{wide_bar} round {pos}/{len}")?);
+    let report = bench(engine, &options, &mut |round| {
+        bar.set_position(round as u64);
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+/// The file of a shape: what an earlier run left, or a new one.
+fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<PathBuf> {
+    let shape = Shape::named(name)?;
+    let format = Format::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(&arguments.r#type));
+    let Some(format) = format else { bail!("unknown type {}", arguments.r#type) };
+    let synthetic = Synthetic::new(&shape, format, 0)?;
+    let folder = match &arguments.folder {
+        Some(folder) => folder.clone(),
+        None => cache_folder().context("no home folder; --folder says where the shape's file goes")?.join("shapes"),
+    };
+    let path = folder.join(format!("{}-{}.gguf", shape.name, format.name().to_lowercase()));
+    if Gguf::open(&path).is_ok_and(|gguf| synthetic.matches(&gguf)) {
+        return Ok(path);
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    moce_convert::check_space(&path, synthetic.file_bytes())?;
+    if synthetic.file_bytes() > LARGE_FILE_BYTES && !arguments.yes {
+        confirm(&path, synthetic.file_bytes())?;
+    }
+    let show = !global.quiet && report::stderr_is_interactive();
+    let bar = if show { ProgressBar::new(synthetic.file_bytes()) } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}  {eta} left")?);
+    synthetic.write(&path, true, &mut |written| {
+        bar.set_position(written);
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    if !global.quiet {
+        eprintln!("{} is kept for later runs; delete it when you are done", path.display());
+    }
+    Ok(path)
+}
+
+/// Asks on the terminal; without one the answer is no.
+fn confirm(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let question = format!("{} will be written to {}", report::size(bytes), path.display());
+    if !std::io::stdin().is_terminal() {
+        bail!("{question}; --yes agrees to that");
+    }
+    eprint!("{question}. Go on? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { bail!("nothing was written") }
+}
+
+/// What flash and memory give, measured several times.
+struct Ceilings {
+    meter: Meter,
+    machine: Machine,
+    flash: Vec<Vec<f64>>,
+}
+
+impl Ceilings {
+    fn open(gguf: &Gguf, options: &EngineOptions) -> anyhow::Result<Option<Ceilings>> {
+        let Some(meter) = Meter::open(gguf, options, LARGEST_BURST)? else { return Ok(None) };
+        let machine = Machine::without_flash(&meter)?;
+        let mut ceilings = Ceilings { meter, machine, flash: Vec::new() };
+        ceilings.measure_flash()?;
+        Ok(Some(ceilings))
+    }
+
+    fn measure_flash(&mut self) -> anyhow::Result<()> {
+        self.flash.push(flash_rates(&mut self.meter, CEILING_TIME)?);
+        Ok(())
+    }
+
+    /// Medians over all measurements.
+    fn machine(mut self) -> Machine {
+        let sizes = self.flash.first().map_or(0, Vec::len);
+        let median = |size: usize| Spread::of(self.flash.iter().map(|rates| rates[size])).median;
+        self.machine.rates.flash = (0..sizes).map(median).collect();
+        self.machine
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    version: &'static str,
+    model: String,
+    cells: Vec<Cell>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Machine>,
+}
+
+/// One budget.
+#[derive(Serialize)]
+struct Cell {
+    #[serde(skip)]
+    plan: MemoryPlan,
+    isa: &'static str,
+    io: String,
+    threads: usize,
+    memory_budget_bytes: Option<u64>,
+    memory_plan_bytes: u64,
+    peak_memory_bytes: Option<u64>,
+    ctx: usize,
+    capacity: Vec<usize>,
+    resident_capacity: Vec<usize>,
+    experts: Vec<usize>,
+    routing: String,
+    eviction: String,
+    #[serde(flatten)]
+    measured: BenchReport,
+    /// Of the flash rate while reading, to bursts of that size without computing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flash_share: Option<f64>,
+    /// Of the time that a token takes at least, by the machine's rates and the miss rate, to the time it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound_share: Option<f64>,
+    /// Tokens/s of that bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound_tokens_per_second: Option<f64>,
+}
+
+impl Cell {
+    fn new(engine: &Engine, measured: BenchReport) -> Cell {
+        let plan = engine.plan();
+        Cell {
+            plan: plan.clone(),
+            isa: engine.cpu().isa().name(),
+            io: engine.flash().to_owned(),
+            threads: engine.cpu().threads(),
+            memory_budget_bytes: plan.budget_bytes,
+            memory_plan_bytes: plan.total_bytes(),
+            peak_memory_bytes: report::peak_memory(),
+            ctx: engine.context(),
+            capacity: plan.capacity.clone(),
+            resident_capacity: plan.resident.clone(),
+            experts: plan.experts.clone(),
+            routing: engine.routing().policy.to_string(),
+            eviction: engine.routing().eviction.to_string(),
+            measured,
+            flash_share: None,
+            bound_share: None,
+            bound_tokens_per_second: None,
+        }
+    }
+
+    /// Puts what was measured beside what the machine gives.
+    fn compare(&mut self, machine: &Machine) {
+        let (plan, generation) = (&self.plan, &self.measured.generation);
+        if generation.flash_rate > 0.0 {
+            let burst = generation.mean_burst(plan.experts_per_token);
+            self.flash_share = Some(generation.flash_rate / machine.rates.flash_rate(burst));
+        }
+        let misses = vec![generation.miss_rate; plan.experts.len()];
+        let bound = 1.0 / token_seconds(plan, &misses, &machine.rates);
+        self.bound_tokens_per_second = Some(bound);
+        self.bound_share = Some(generation.tokens_per_second.median / bound);
+    }
+}
+
+impl Document {
+    fn print(&self, output: &mut impl Write) -> std::io::Result<()> {
+        writeln!(output, "{}", self.model)?;
+        for cell in &self.cells {
+            let budget = cell.memory_budget_bytes.map_or("no budget".to_owned(), report::size);
+            let peak =
+                cell.peak_memory_bytes.map_or(String::new(), |bytes| format!(", {} at most", report::size(bytes)));
+            let cached = cell.resident_capacity.iter().sum::<usize>() as f64 / cell.experts.len().max(1) as f64;
+            let experts = cell.experts.iter().max().copied().unwrap_or(0);
+            writeln!(
+                output,
+                "\n{budget}: {} planned{peak}, {cached:.1} of {experts} experts resident a layer, {}, {}",
+                report::size(cell.memory_plan_bytes),
+                cell.routing,
+                cell.eviction
+            )?;
+            phase(output, "prompt", &cell.measured.prompt)?;
+            phase(output, "generation", &cell.measured.generation)?;
+            if let (Some(bound), Some(share)) = (cell.bound_tokens_per_second, cell.bound_share) {
+                write!(output, "  bound      {bound:>8.1} tokens/s, {:.0} % reached", 100.0 * share)?;
+                match cell.flash_share {
+                    Some(share) => writeln!(output, "; flash while reading: {:.0} % of reading alone", 100.0 * share)?,
+                    None => writeln!(output)?,
+                }
+            }
+        }
+        if let Some(machine) = &self.machine {
+            let rates: Vec<String> = machine.rates.flash.iter().map(|rate| format!("{:.2}", rate / 1e9)).collect();
+            let bursts: Vec<String> = MachineRates::bursts(LARGEST_BURST).map(|burst| burst.to_string()).collect();
+            let MachineRates { experts, dense, memory, .. } = machine.rates;
+            let [experts, dense, memory] = [experts, dense, memory].map(|rate| format!("{:.1} GB/s", rate / 1e9));
+            writeln!(output, "\nthis machine")?;
+            writeln!(
+                output,
+                "  flash   {} GB/s in bursts of {} experts ({})",
+                rates.join(", "),
+                bursts.join(", "),
+                machine.flash
+            )?;
+            writeln!(output, "  memory  {memory} (through the kernels: experts {experts}, dense weights {dense})")?;
+        }
+        Ok(())
+    }
+}
+
+fn phase(output: &mut impl Write, name: &str, speed: &PhaseSpeed) -> std::io::Result<()> {
+    let Spread { median, least, most } = speed.tokens_per_second;
+    write!(output, "  {name:<11}{median:>8.1} tokens/s ({least:.1} to {most:.1}), {} tokens", speed.tokens)?;
+    if speed.flash_bytes_per_token > 0.0 {
+        write!(
+            output,
+            "; misses {:.1} %, {} a token at {:.2} GB/s, {:.0} % of the time waiting",
+            100.0 * speed.miss_rate,
+            report::size(speed.flash_bytes_per_token as u64),
+            speed.flash_rate / 1e9,
+            100.0 * speed.waiting_share
+        )?;
+    }
+    writeln!(output)
+}

@@ -1,0 +1,101 @@
+//! Speed of prompts and of generation: the same work several times, each time by a new session.
+
+use crate::{Error, Spread};
+use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, SamplerOptions, Session, generate};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// What is timed.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Tokens of the prompt.
+    pub prompt: Vec<u32>,
+    /// Tokens generated after it.
+    pub tokens: usize,
+    /// How often.
+    pub rounds: usize,
+    /// Seed of the sampler, the same in every round.
+    pub seed: u64,
+}
+
+/// What was measured; spreads are over the rounds.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BenchReport {
+    /// The prompt.
+    pub prompt: PhaseSpeed,
+    /// What was generated.
+    pub generation: PhaseSpeed,
+}
+
+/// Speed and cost of one phase.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PhaseSpeed {
+    /// Tokens run in each round.
+    pub tokens: usize,
+    /// Tokens/s.
+    pub tokens_per_second: Spread,
+    /// Misses of the logical caches, as a share of the choices, over all rounds.
+    pub miss_rate: f64,
+    /// The model's own choices that a policy changed, as a share.
+    pub changed_share: f64,
+    /// Bytes read from flash a token.
+    pub flash_bytes_per_token: f64,
+    /// Share of the time in which computing waited for flash.
+    pub waiting_share: f64,
+    /// Bytes a second while demand reads were on the device; 0 where there were none.
+    pub flash_rate: f64,
+}
+
+/// Runs `options.rounds` rounds; `progress` is called before each with its number.
+///
+/// # Errors
+/// Prompt and generation do not fit the context, or a step fails.
+pub fn bench(
+    engine: &Arc<Engine>,
+    options: &BenchOptions,
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<BenchReport, Error> {
+    let generation = GenerateOptions { max_tokens: options.tokens + 1, stop: Vec::new(), ignore_end: true };
+    let sampling = SamplerOptions { seed: options.seed, ..SamplerOptions::default() };
+    let mut rounds = Vec::with_capacity(options.rounds);
+    for round in 0..options.rounds.max(1) {
+        if progress(round).is_break() {
+            return Err(Error::Interrupted);
+        }
+        let mut session = Session::new(engine)?;
+        let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary);
+        rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
+            ControlFlow::Continue(())
+        })?);
+    }
+    let of = |phase: fn(&Generation) -> &PhaseReport| PhaseSpeed::new(rounds.iter().map(phase));
+    Ok(BenchReport { prompt: of(|round| &round.prompt), generation: of(|round| &round.generation) })
+}
+
+impl PhaseSpeed {
+    fn new<'a>(rounds: impl Iterator<Item = &'a PhaseReport> + Clone) -> PhaseSpeed {
+        let mut counts = moce_engine::routing::Counts::default();
+        rounds.clone().for_each(|round| counts += round.counts);
+        let sum = |part: fn(&PhaseReport) -> f64| rounds.clone().map(part).sum::<f64>();
+        let bytes = sum(|round| round.traffic.flash_bytes as f64);
+        let busy = sum(|round| round.traffic.flash_busy.as_secs_f64());
+        PhaseSpeed {
+            tokens: rounds.clone().next().map_or(0, |round| round.tokens),
+            tokens_per_second: Spread::of(rounds.clone().map(PhaseReport::tokens_per_second)),
+            miss_rate: counts.miss_rate(),
+            changed_share: counts.changed_share(),
+            flash_bytes_per_token: bytes / sum(|round| round.tokens as f64).max(1.0),
+            waiting_share: sum(|round| round.traffic.waited.as_secs_f64()) / sum(|round| round.time.as_secs_f64()),
+            flash_rate: if busy > 0.0 { bytes / busy } else { 0.0 },
+        }
+    }
+
+    /// Mean number of experts that a layer with misses misses at once, if misses are independent.
+    pub fn mean_burst(&self, experts_per_token: usize) -> f64 {
+        let any = 1.0 - (1.0 - self.miss_rate).powi(experts_per_token as i32);
+        if any > 0.0 { experts_per_token as f64 * self.miss_rate / any } else { 1.0 }
+    }
+}
