@@ -12,6 +12,7 @@ mod model_path;
 mod prompt;
 mod report;
 mod size;
+mod status;
 
 use arguments::{Cli, Command};
 use clap::Parser;

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokens = engine.tokenizer().encode_prompt(&prompt)?;
     let options = GenerateOptions { max_tokens: 100, stop: Vec::new(), ignore_end: false };
     let answer = generate(&mut session, &mut sampler, &tokens, &options, &mut |piece| {
-        print!("{piece}");
+        print!("{}", piece.text);
         // Show each piece as it comes; a closed pipe ends the generation.
         if std::io::stdout().flush().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;

@@ -66,6 +66,16 @@ impl PhaseReport {
     }
 }
 
+/// A piece of the answer, as it is made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Piece<'a> {
+    /// Whole characters, never a part of a stop text. Empty only at the end.
+    pub text: &'a str,
+    /// What the generated tokens since the last piece cost (the first one's is part of the prompt).
+    pub cost: PhaseReport,
+}
+
 /// A finished generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
@@ -81,8 +91,7 @@ pub struct Generation {
     pub generation: PhaseReport,
 }
 
-/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, whole characters at a time,
-/// never a part of a stop text.
+/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made.
 ///
 /// # Errors
 /// The prompt does not fit the context, or a step fails.
@@ -91,7 +100,7 @@ pub fn generate(
     sampler: &mut Sampler,
     prompt: &[u32],
     options: &GenerateOptions,
-    receive: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    receive: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> Result<Generation, Error> {
     let engine = session.engine().clone();
     let before = Meter::read(session);
@@ -103,6 +112,7 @@ pub fn generate(
     let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
     let mut token_ids = Vec::new();
     let mut run = 0;
+    let mut last = (Meter::read(session), run);
     let stop_reason = loop {
         if token_ids.len() == options.max_tokens {
             break StopReason::MaxTokens;
@@ -117,8 +127,13 @@ pub fn generate(
         if output.find_stop() {
             break StopReason::StopText;
         }
-        if output.send(receive).is_break() {
-            break StopReason::Cancelled;
+        if let Some(text) = output.next() {
+            let now = (Meter::read(session), run);
+            let cost = now.0.since(&last.0, Phase::Generation, now.1 - last.1);
+            last = now;
+            if receive(Piece { text, cost }).is_break() {
+                break StopReason::Cancelled;
+            }
         }
         if token_ids.len() == options.max_tokens {
             break StopReason::MaxTokens;
@@ -129,7 +144,12 @@ pub fn generate(
         session.decode(token)?;
         run += 1;
     };
-    finish(&mut output, decoder, stop_reason, receive);
+    let rest = output.finish(decoder, stop_reason);
+    if stop_reason != StopReason::Cancelled {
+        let cost = Meter::read(session).since(&last.0, Phase::Generation, run - last.1);
+        // The text is complete: whether the receiver wants more no longer matters.
+        let _ = receive(Piece { text: rest, cost });
+    }
     Ok(Generation {
         text: output.text,
         token_ids,
@@ -166,22 +186,6 @@ impl Meter {
     }
 }
 
-/// Sends what was held back, unless the text was cut or is no longer wanted.
-fn finish(
-    output: &mut Output<'_>,
-    decoder: Decoder<'_>,
-    reason: StopReason,
-    receive: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) {
-    if reason != StopReason::StopText {
-        decoder.finish(&mut output.text);
-    }
-    if reason != StopReason::Cancelled {
-        // The text is complete: whether the receiver wants more no longer matters.
-        let _ = receive(&output.text[output.sent..]);
-    }
-}
-
 /// The answer so far, and how much of it has been handed out.
 struct Output<'a> {
     text: String,
@@ -205,16 +209,22 @@ impl Output<'_> {
         }
     }
 
-    /// Hands out all but a tail that may turn out to be the beginning of a stop text.
-    fn send(&mut self, receive: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// What can be handed out: all but a tail that may turn out to be the beginning of a stop text.
+    fn next(&mut self) -> Option<&str> {
         let unsent = &self.text[self.sent..];
         let held = self.stop.iter().map(|stop| overlap(unsent, stop)).max().unwrap_or(0);
-        let piece = &unsent[..unsent.len() - held];
-        if piece.is_empty() {
-            return ControlFlow::Continue(());
+        let end = self.text.len() - held;
+        let piece = self.sent..end;
+        self.sent = end;
+        (!piece.is_empty()).then(|| &self.text[piece])
+    }
+
+    /// What was held back, unless the text was cut.
+    fn finish(&mut self, decoder: Decoder<'_>, reason: StopReason) -> &str {
+        if reason != StopReason::StopText {
+            decoder.finish(&mut self.text);
         }
-        self.sent += piece.len();
-        receive(piece)
+        &self.text[self.sent..]
     }
 }
 
@@ -238,11 +248,7 @@ mod tests {
             if output.find_stop() {
                 return (sent, output.text, true);
             }
-            let flow = output.send(&mut |piece| {
-                sent.push_str(piece);
-                ControlFlow::Continue(())
-            });
-            assert!(flow.is_continue());
+            sent.push_str(output.next().unwrap_or_default());
         }
         (sent, output.text, false)
     }

@@ -18,7 +18,7 @@
 //! let prompt = engine.tokenizer().encode_prompt("Once upon a time")?;
 //! let options = GenerateOptions { max_tokens: 100, stop: vec![], ignore_end: false };
 //! let answer = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
-//!     print!("{piece}");
+//!     print!("{}", piece.text);
 //!     ControlFlow::Continue(())
 //! })?;
 //! println!("\n{:.1} tokens/s", answer.generation.tokens_per_second());
@@ -61,7 +61,7 @@ pub use capacity::Capacity;
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use flash::FlashOptions;
-pub use generate::{GenerateOptions, Generation, PhaseReport, StopReason, generate};
+pub use generate::{GenerateOptions, Generation, PhaseReport, Piece, StopReason, generate};
 pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
 pub use identity::ModelIdentity;
 pub use layers::Prefetch;

@@ -1,8 +1,8 @@
 //! How fast a model will generate, from its memory plan and what the machine gives: the floor that no overlap of reading and computing
 //! can beat.
 //!
-//! Per token: Σ over MoE layers of max(flash time of the misses, work that is ready) + the work of the expert that lands last, plus
-//! attention, head and all else at the rate at which weights are multiplied. The number of misses of a layer is taken as binomial. The
+//! Per token: Σ over MoE layers of max(flash time of the misses, work of the shared expert and of all routed ones but one) + the work of
+//! the expert that lands last, plus attention, head and all else at the rate at which weights are multiplied. The number of misses of a layer is taken as binomial. The
 //! context is taken as short.
 
 use moce_engine::MemoryPlan;
@@ -89,16 +89,12 @@ pub fn token_seconds(plan: &MemoryPlan, miss_rates: &[f64], rates: &MachineRates
     let rest = (plan.dense_token_bytes - shared) as f64 / rates.dense;
     let layers = plan.expert_bytes.iter().zip(miss_rates);
     let layers = layers.map(|(&bytes, &miss_rate)| {
-        let k = plan.experts_per_token;
+        let k = plan.experts_per_token.max(1);
         let work = bytes as f64 / rates.experts;
         let shared = shared as f64 / plan.experts.len() as f64 / rates.dense;
         let time = |misses: usize| {
-            let ready = shared + (k - misses) as f64 * work;
-            if misses == 0 {
-                return ready;
-            }
             let flash = misses as f64 * bytes as f64 / rates.flash_rate(misses as f64);
-            flash.max(ready) + work
+            flash.max(shared + (k - 1) as f64 * work) + work
         };
         (0..=k).map(|misses| binomial(k, misses, miss_rate) * time(misses)).sum::<f64>()
     });

@@ -2,10 +2,11 @@
 
 use super::open_engine;
 use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling};
+use crate::status::Status;
 use crate::{interrupt, prompt, report};
 use clap::{Args, ValueHint};
 use moce_engine::routing::Policy;
-use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Sampler, Session, generate};
+use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Piece, Sampler, Session, generate};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -38,6 +39,9 @@ pub(crate) struct Run {
     /// Take up which experts were cached from this file, if it is there, and save it at the end
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) cache_state: Option<PathBuf>,
+    /// Show speed, hits and flash traffic while text is written: in the terminal's title, or as a line where the text goes elsewhere
+    #[arg(long)]
+    pub(crate) status: bool,
     #[command(flatten)]
     pub(crate) options: ModelOptions,
 }
@@ -65,10 +69,13 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     };
     let mut written = Ok(());
     let mut output = std::io::stdout().lock();
+    let mut status = Status::new(arguments.status);
     let generation = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
-        written = write_piece(&mut output, piece, global.json);
+        written = write_piece(&mut output, &piece, global.json);
+        status.add(&piece.cost);
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    drop(status);
     if let Some(path) = &arguments.cache_state {
         session.cache_state().write(path)?;
     }
@@ -84,14 +91,14 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_piece(output: &mut impl Write, piece: &str, json: bool) -> std::io::Result<()> {
+fn write_piece(output: &mut impl Write, piece: &Piece<'_>, json: bool) -> std::io::Result<()> {
     if json {
-        if !piece.is_empty() {
-            serde_json::to_writer(&mut *output, &Piece { piece })?;
+        if !piece.text.is_empty() {
+            serde_json::to_writer(&mut *output, &PieceLine::new(piece))?;
             writeln!(output)?;
         }
     } else {
-        output.write_all(piece.as_bytes())?;
+        output.write_all(piece.text.as_bytes())?;
     }
     output.flush()
 }
@@ -132,10 +139,33 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine) -> String {
     line
 }
 
-/// One line of streamed JSON output.
+/// One line of streamed JSON output: text, and what its tokens cost.
 #[derive(Serialize)]
-struct Piece<'a> {
+struct PieceLine<'a> {
     piece: &'a str,
+    tokens: usize,
+    wait_seconds: f64,
+    compute_seconds: f64,
+    flash_bytes: u64,
+    hits: u64,
+    late_hits: u64,
+    misses: u64,
+}
+
+impl<'a> PieceLine<'a> {
+    fn new(piece: &Piece<'a>) -> PieceLine<'a> {
+        let PhaseReport { tokens, time, counts, traffic, .. } = piece.cost;
+        PieceLine {
+            piece: piece.text,
+            tokens,
+            wait_seconds: traffic.waited.as_secs_f64(),
+            compute_seconds: time.saturating_sub(traffic.waited).as_secs_f64(),
+            flash_bytes: traffic.flash_bytes,
+            hits: counts.hits,
+            late_hits: traffic.late_hits,
+            misses: counts.misses,
+        }
+    }
 }
 
 /// The last line of JSON output.
