@@ -206,15 +206,16 @@ impl Engine {
         self.kv
     }
 
-    /// A new session's routing state. What it has cached counts as held until [`Engine::end_routing`].
-    pub(crate) fn begin_routing(&self) -> Result<SessionRouting, Error> {
-        let layers = self.plan.experts.iter().zip(&self.plan.capacity);
+    /// A new session's routing state with `capacity` experts logically cached in each MoE layer. What it has cached counts as held until
+    /// [`Engine::end_routing`].
+    pub(crate) fn begin_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
+        let layers = self.plan.experts.iter().zip(capacity);
         let shapes = layers.map(|(&experts, &capacity)| LayerShape {
             experts,
             experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
             capacity,
         });
-        let routing = SessionRouting::new(&shapes.collect::<Vec<_>>(), self.routing.clone())?;
+        let routing = SessionRouting::new(&shapes.collect::<Vec<_>>(), options.clone())?;
         self.hold(&routing);
         Ok(routing)
     }

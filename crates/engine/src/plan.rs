@@ -111,6 +111,14 @@ impl MemoryPlan {
         self.resident.iter().zip(&self.experts).any(|(resident, experts)| resident < experts)
     }
 
+    /// A capacity as experts in each MoE layer.
+    ///
+    /// # Errors
+    /// It does not fit the model.
+    pub fn resolve_capacity(&self, capacity: &Capacity) -> Result<Vec<usize>, Error> {
+        capacity.resolve(&self.experts, self.experts_per_token)
+    }
+
     pub(crate) fn new(
         dense: DenseBytes,
         catalogue: &ExpertCatalogue<'_>,

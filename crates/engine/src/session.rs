@@ -4,7 +4,7 @@ use crate::engine::StepRequest;
 use crate::layers::LogitsWanted;
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
-use moce_routing::{EvictionState, Phase, SessionRouting};
+use moce_routing::{EvictionState, Phase, RoutingOptions, SessionRouting};
 use std::sync::Arc;
 
 /// A text in progress. Tokens go in, logits for the next token come out.
@@ -19,15 +19,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// An empty session.
+    /// An empty session with the engine's routing.
     ///
     /// # Errors
     /// There is no memory for the KV cache.
     pub fn new(engine: &Arc<Engine>) -> Result<Session, Error> {
+        Session::with_routing(engine, engine.routing(), &engine.plan().capacity)
+    }
+
+    /// An empty session with a routing of its own and so many experts logically cached in each MoE layer, whatever is resident: what is
+    /// cached but absent is read when it is chosen.
+    ///
+    /// # Errors
+    /// The options do not fit the model, or there is no memory for the KV cache.
+    pub fn with_routing(engine: &Arc<Engine>, routing: &RoutingOptions, capacity: &[usize]) -> Result<Session, Error> {
         let h = engine.hyperparameters();
         Ok(Session {
             kv: KvCache::new(engine.kv_shape(), h.layers)?,
-            routing: engine.begin_routing()?,
+            routing: engine.begin_routing(routing, capacity)?,
             position: 0,
             failed: false,
             logits: vec![0.0; h.vocabulary],
@@ -109,7 +118,8 @@ impl Session {
     pub fn clear(&mut self) -> Result<(), Error> {
         self.position = 0;
         self.engine.end_routing(&self.routing);
-        self.routing = self.engine.begin_routing()?;
+        let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
+        self.routing = self.engine.begin_routing(self.routing.options(), &capacity)?;
         self.failed = false;
         Ok(())
     }

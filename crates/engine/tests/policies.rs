@@ -1,0 +1,106 @@
+//! Lossy routing is reproducible: the same selections and the same bits in a batch, in chunks, token by token, streamed or resident.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+use moce_engine::routing::{Counts, Phase, Policy, RoutingOptions};
+use moce_engine::{Budget, Capacity, CpuOptions, Engine, EngineOptions, Session};
+use moce_quant::Format;
+use moce_testkit::ModelFile;
+use std::path::Path;
+use std::sync::Arc;
+
+const POLICIES: [&str; 8] = [
+    "cache-prior:lambda=0.1",
+    "cache-prior:lambda=0.5,j=1",
+    "max-rank",
+    "max-rank:m=12,j=0",
+    "cumulative:p=0.9,j=1",
+    "prune",
+    "drop-cold:j=1",
+    "swap:rank=2,seed=7",
+];
+
+fn routing(policy: &str) -> RoutingOptions {
+    let policy: Policy = Policy::parse(policy, |_| unreachable!("no files")).unwrap();
+    RoutingOptions { prompt_policy: policy.clone(), policy, ..RoutingOptions::default() }
+}
+
+fn open(path: &Path, policy: &str, chunk: usize, memory: Budget) -> Arc<Engine> {
+    let options = EngineOptions {
+        cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
+        memory,
+        capacity: Some(Capacity::Experts(6)),
+        chunk: Some(chunk),
+        routing: routing(policy),
+        logit_rows: 8,
+        ..EngineOptions::default()
+    };
+    Arc::new(Engine::open(path, &options).unwrap())
+}
+
+/// Logits of every token as bits, what was counted, and which experts are cached at the end.
+type Outcome = (Vec<u32>, Counts, Vec<Vec<u32>>);
+
+fn outcome(mut session: Session, tokens: &[u32], batched: bool) -> Outcome {
+    let mut bits = Vec::new();
+    let mut receive = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
+    if batched {
+        session.score(tokens, &mut |_, logits| receive(logits)).unwrap();
+    } else {
+        for &token in tokens {
+            session.decode(token).unwrap();
+            receive(session.logits());
+        }
+    }
+    let routing = session.routing();
+    let mut counts = routing.total(Phase::Prompt);
+    counts += routing.total(Phase::Generation);
+    let cached = (0..routing.layer_count()).map(|layer| routing.cached(layer).collect()).collect();
+    (bits, counts, cached)
+}
+
+#[test]
+fn every_policy_gives_the_same_bits_however_tokens_come_and_wherever_experts_are() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let mut seen = Vec::new();
+    for policy in POLICIES {
+        let run = |chunk, memory, batched| {
+            let engine = open(&model.path, policy, chunk, memory);
+            outcome(Session::new(&engine).unwrap(), &model.tokens, batched)
+        };
+        let expected = run(64, Budget::All, true);
+        assert!(expected.1.changed > 0, "{policy} changed nothing: {:?}", expected.1);
+        for (chunk, memory, batched) in
+            [(1, Budget::All, true), (7, Budget::Auto, true), (64, Budget::Auto, true), (64, Budget::Auto, false)]
+        {
+            assert!(run(chunk, memory, batched) == expected, "{policy}: chunks of {chunk}, {memory:?}, {batched}");
+        }
+        assert!(!seen.contains(&expected.0), "{policy} computes what another policy does");
+        seen.push(expected.0);
+    }
+}
+
+#[test]
+fn a_policy_without_strength_is_the_model_itself() {
+    let model = ModelFile::new("mixtral", Format::Q4_0);
+    let run = |policy| outcome(Session::new(&open(&model.path, policy, 64, Budget::All)).unwrap(), &model.tokens, true);
+    let (bits, counts, cached) = run("original");
+    for policy in ["cache-prior:lambda=0.000001", "cache-prior:lambda=0", "max-rank:m=2", "cumulative:p=0"] {
+        assert!(run(policy) == (bits.clone(), counts, cached.clone()), "{policy}");
+    }
+}
+
+#[test]
+fn sessions_may_have_routings_of_their_own_on_one_engine() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let engine = open(&model.path, "original", 64, Budget::All);
+    for policy in POLICIES {
+        let alone = open(&model.path, policy, 64, Budget::All);
+        let expected = outcome(Session::new(&alone).unwrap(), &model.tokens, true);
+        let capacity = engine.plan().resolve_capacity(&Capacity::Experts(6)).unwrap();
+        let own = Session::with_routing(&engine, &routing(policy), &capacity).unwrap();
+        assert!(outcome(own, &model.tokens, true) == expected, "{policy}");
+    }
+    assert!(Session::with_routing(&engine, &routing("original"), &[1, 1]).is_err(), "fewer than K experts");
+    assert!(Session::with_routing(&engine, &routing("max-rank:m=999"), &[6, 6]).is_err(), "M over N");
+}
