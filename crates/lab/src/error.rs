@@ -18,6 +18,14 @@ pub enum Error {
         /// Tokens of one window with its context.
         needed: usize,
     },
+    /// A grid of policies that cannot be read.
+    #[error("routing grid '{part}': {why}")]
+    Grid {
+        /// The part in question.
+        part: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The caller ended it.
     #[error("interrupted")]
     Interrupted,
