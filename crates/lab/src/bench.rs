@@ -1,6 +1,7 @@
 //! Speed of prompts and of generation: the same work several times, each time by a new session.
 
 use crate::{Error, Spread};
+use moce_engine::routing::{Counts, RoutingOptions};
 use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, SamplerOptions, Session, generate};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -15,6 +16,8 @@ pub struct BenchOptions {
     pub tokens: usize,
     /// How often.
     pub rounds: usize,
+    /// Which experts run; the engine's capacity holds.
+    pub routing: RoutingOptions,
     /// Seed of the sampler, the same in every round.
     pub seed: u64,
 }
@@ -65,7 +68,7 @@ pub fn bench(
         if progress(round).is_break() {
             return Err(Error::Interrupted);
         }
-        let mut session = Session::new(engine)?;
+        let mut session = Session::with_routing(engine, &options.routing, &engine.plan().capacity)?;
         let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary);
         rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
             ControlFlow::Continue(())
@@ -77,7 +80,7 @@ pub fn bench(
 
 impl PhaseSpeed {
     fn new<'a>(rounds: impl Iterator<Item = &'a PhaseReport> + Clone) -> PhaseSpeed {
-        let mut counts = moce_engine::routing::Counts::default();
+        let mut counts = Counts::default();
         rounds.clone().for_each(|round| counts += round.counts);
         let sum = |part: fn(&PhaseReport) -> f64| rounds.clone().map(part).sum::<f64>();
         let bytes = sum(|round| round.traffic.flash_bytes as f64);

@@ -13,6 +13,6 @@ mod spread;
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
 pub use error::Error;
 pub use grid::parse_grid;
-pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity};
+pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity, perplexity_in};
 pub use prediction::{MachineRates, TRAINED_ROUTING, Verdict, misses_by_chance, token_seconds};
 pub use spread::Spread;

@@ -8,7 +8,7 @@ use crate::Error;
 use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What to measure.
@@ -29,7 +29,7 @@ impl Default for PerplexityOptions {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PerplexityReport {
     /// Tokens scored.
@@ -38,6 +38,8 @@ pub struct PerplexityReport {
     pub words: usize,
     /// Sum of the negative log likelihoods, in nats.
     pub nll: f64,
+    /// The same for each window, in order: two runs on one text are compared window by window.
+    pub window_nll: Vec<f64>,
     /// exp(nll / tokens)
     pub perplexity: f64,
     /// exp(nll / words)
@@ -65,7 +67,7 @@ pub struct PerplexityReport {
 }
 
 /// What was counted in one MoE layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerReport {
     /// Its number among the MoE layers.
@@ -78,9 +80,11 @@ pub struct LayerReport {
     pub misses: u64,
     /// exp(entropy of how often each expert was chosen)
     pub effective_experts: f64,
+    /// How often each expert was chosen, by id.
+    pub usage: Vec<u64>,
 }
 
-/// Scores `text`. `progress` is called after each window with (tokens scored, tokens in all, nll so far).
+/// Scores `text` in a session of its own. `progress` is called after each window with (tokens scored, tokens in all, nll so far).
 ///
 /// # Errors
 /// The text is shorter than a window, a window does not fit the engine's context, or a step fails.
@@ -90,6 +94,20 @@ pub fn perplexity(
     options: &PerplexityOptions,
     progress: &mut dyn FnMut(usize, usize, f64),
 ) -> Result<PerplexityReport, Error> {
+    perplexity_in(&mut Session::new(engine)?, text, options, progress)
+}
+
+/// Scores `text` in a session that has seen nothing yet, with its routing and capacities.
+///
+/// # Errors
+/// As [`perplexity`].
+pub fn perplexity_in(
+    session: &mut Session,
+    text: &str,
+    options: &PerplexityOptions,
+    progress: &mut dyn FnMut(usize, usize, f64),
+) -> Result<PerplexityReport, Error> {
+    let engine = Arc::clone(session.engine());
     let tokens = engine.tokenizer().encode(text, SpecialTokens::AsText)?;
     let window = options.window.max(1);
     let scorable = tokens.len().saturating_sub(1).min(options.limit.unwrap_or(usize::MAX));
@@ -98,8 +116,8 @@ pub fn perplexity(
         return Err(Error::TextTooShort { tokens: scorable + 1, needed: window + 1 });
     }
     let bos = if options.bos { Some(engine.tokenizer().bos().ok_or(Error::NoBos)?) } else { None };
-    let mut session = Session::new(engine)?;
     let mut nll = 0.0;
+    let mut window_nll = Vec::with_capacity(windows);
     let mut input = Vec::with_capacity(window + 1);
     for index in 0..windows {
         let start = index * window;
@@ -109,11 +127,13 @@ pub fn perplexity(
         let context = input.len();
         input.extend_from_slice(&tokens[start..start + window]);
         session.restart();
+        let before = nll;
         session.score(&input, &mut |position, logits| {
             if position >= context {
                 nll += negative_log_likelihood(logits, targets[position - context]);
             }
         })?;
+        window_nll.push(nll - before);
         progress((index + 1) * window, windows * window, nll);
     }
     let scored = windows * window;
@@ -124,9 +144,10 @@ pub fn perplexity(
         tokens: scored,
         words,
         nll,
+        window_nll,
         perplexity: libm::exp(nll / scored as f64),
         word_perplexity: libm::exp(nll / words as f64),
-        ..routing_report(&session)
+        ..routing_report(session)
     })
 }
 
@@ -139,7 +160,7 @@ fn routing_report(session: &Session) -> PerplexityReport {
     let mut lifetimes = Lifetimes::default();
     layers.clone().for_each(|layer| lifetimes += routing.lifetimes(layer));
     let tokens = total.tokens.checked_div(routing.layer_count() as u64).unwrap_or(0);
-    let per_layer = layers.map(|layer| {
+    let per_layer = layers.clone().map(|layer| {
         let counts = routing.counts(layer, Phase::Prompt);
         LayerReport {
             layer,
@@ -147,12 +168,14 @@ fn routing_report(session: &Session) -> PerplexityReport {
             hits: counts.hits,
             misses: counts.misses,
             effective_experts: effective_experts(routing.usage(layer)),
+            usage: routing.usage(layer).to_vec(),
         }
     });
     PerplexityReport {
         tokens: 0,
         words: 0,
         nll: 0.0,
+        window_nll: Vec::new(),
         perplexity: 0.0,
         word_perplexity: 0.0,
         miss_rate: total.miss_rate(),
@@ -161,7 +184,7 @@ fn routing_report(session: &Session) -> PerplexityReport {
         lifetime_std: lifetimes.standard_deviation(),
         routing: routing.options().prompt_policy.to_string(),
         eviction: routing.options().eviction.to_string(),
-        capacity: session.engine().plan().capacity.clone(),
+        capacity: layers.map(|layer| routing.shape(layer).capacity).collect(),
         changed_selections: total.changed,
         changed_share: total.changed_share(),
         per_layer: per_layer.collect(),

@@ -3,7 +3,9 @@
 mod model;
 mod sampling;
 
-pub(crate) use model::{CommonOptions, ModelOptions, RoutingPrompt, cache_folder, parse_budget, positive};
+pub(crate) use model::{
+    CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_policies, positive,
+};
 pub(crate) use sampling::Sampling;
 
 use crate::commands::bench::Bench;

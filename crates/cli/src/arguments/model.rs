@@ -226,6 +226,15 @@ fn parse_policy(text: &str) -> Result<Policy, String> {
     Policy::parse(text, read).map_err(|error| error.to_string())
 }
 
+/// What a grid of policies stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies(pub(crate) Vec<Policy>);
+
+pub(crate) fn parse_policies(text: &str) -> Result<Policies, String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    moce_lab::parse_grid(text, read).map(Policies).map_err(|error| error.to_string())
+}
+
 fn parse_start(text: &str) -> Result<Start, String> {
     match text.parse() {
         Ok(start) => Ok(start),

@@ -2,12 +2,15 @@
 
 use super::plan::{Machine, flash_rates};
 use super::{announce, model_context};
-use crate::arguments::{CommonOptions, Global, RoutingPrompt, cache_folder, parse_budget, positive};
+use crate::arguments::{
+    CommonOptions, Global, Policies, RoutingPrompt, cache_folder, parse_budget, parse_policies, positive,
+};
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_convert::{Shape, Synthetic};
+use moce_engine::routing::{Policy, RoutingOptions};
 use moce_engine::{Budget, Engine, EngineOptions, MemoryPlan, Meter};
 use moce_gguf::Gguf;
 use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
@@ -46,6 +49,9 @@ pub(crate) struct Bench {
     /// What everything may take: sizes such as 3GiB, `auto` or `all`; several with commas
     #[arg(long, value_name = "SIZE,...", value_parser = parse_budget, value_delimiter = ',', default_value = "auto")]
     pub(crate) memory: Vec<Budget>,
+    /// Routing policies to compare, such as `original;cache-prior:lambda=0.1|0.2` [default: that of --routing]
+    #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
+    pub(crate) routing_grid: Option<Policies>,
     /// Tokens of the prompt (drawn by chance)
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     pub(crate) prompt_tokens: usize,
@@ -65,6 +71,12 @@ pub(crate) struct Bench {
     pub(crate) options: CommonOptions,
 }
 
+impl Bench {
+    fn policies(&self) -> Vec<Policy> {
+        self.routing_grid.as_ref().map_or_else(|| vec![self.options.routing.clone()], |grid| grid.0.clone())
+    }
+}
+
 pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     interrupt::listen();
     let path = match &arguments.shape {
@@ -79,14 +91,21 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     for &memory in &arguments.memory {
         let options =
             EngineOptions { memory, context: base.context.or(Some(context(arguments, &gguf)?)), ..base.clone() };
-        report::reset_peak_memory();
         let engine = Arc::new(Engine::load(&gguf, &options)?);
         announce(&engine, global);
-        let measured = measure(&engine, arguments, global)?;
-        if let Some(ceilings) = &mut ceilings {
-            ceilings.measure_flash()?;
+        for policy in arguments.policies() {
+            report::reset_peak_memory();
+            let prompt_policy = match arguments.options.routing_prompt {
+                Some(RoutingPrompt::Same) => policy.clone(),
+                _ => Policy::Original,
+            };
+            let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
+            let measured = measure(&engine, &routing, arguments, global)?;
+            if let Some(ceilings) = &mut ceilings {
+                ceilings.measure_flash()?;
+            }
+            cells.push(Cell::new(&engine, &routing, measured));
         }
-        cells.push(Cell::new(&engine, measured));
     }
     let machine = ceilings.map(|ceilings| ceilings.machine());
     if let Some(machine) = &machine {
@@ -119,7 +138,12 @@ fn context(arguments: &Bench, gguf: &Gguf) -> anyhow::Result<usize> {
     Ok(needed.max(1024).min(model))
 }
 
-fn measure(engine: &Arc<Engine>, arguments: &Bench, global: &Global) -> anyhow::Result<BenchReport> {
+fn measure(
+    engine: &Arc<Engine>,
+    routing: &RoutingOptions,
+    arguments: &Bench,
+    global: &Global,
+) -> anyhow::Result<BenchReport> {
     let vocabulary = engine.hyperparameters().vocabulary as u64;
     let mut state = arguments.seed;
     let prompt = (0..arguments.prompt_tokens).map(|_| {
@@ -132,6 +156,7 @@ fn measure(engine: &Arc<Engine>, arguments: &Bench, global: &Global) -> anyhow::
         tokens: arguments.tokens,
         rounds: arguments.rounds,
         seed: arguments.seed,
+        routing: routing.clone(),
     };
     let show = !global.quiet && report::stderr_is_interactive();
     let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };
@@ -259,7 +284,7 @@ struct Cell {
 }
 
 impl Cell {
-    fn new(engine: &Engine, measured: BenchReport) -> Cell {
+    fn new(engine: &Engine, routing: &RoutingOptions, measured: BenchReport) -> Cell {
         let plan = engine.plan();
         Cell {
             plan: plan.clone(),
@@ -273,8 +298,8 @@ impl Cell {
             capacity: plan.capacity.clone(),
             resident_capacity: plan.resident.clone(),
             experts: plan.experts.clone(),
-            routing: engine.routing().policy.to_string(),
-            eviction: engine.routing().eviction.to_string(),
+            routing: routing.policy.to_string(),
+            eviction: routing.eviction.to_string(),
             measured,
             flash_share: None,
             bound_share: None,
