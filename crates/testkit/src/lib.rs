@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod data;
+mod memory_group;
 mod model_file;
 mod tiny;
 
 pub use data::{data_bytes, data_path, skipped};
+pub use memory_group::MemoryGroup;
 pub use model_file::ModelFile;
 pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};
