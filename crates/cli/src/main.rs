@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => commands::plan::run(arguments, &cli.global),
         Command::Bench(arguments) => commands::bench::run(arguments, &cli.global),
         Command::Perplexity(arguments) => commands::perplexity::run(arguments, &cli.global),
+        Command::Sweep(arguments) => commands::sweep::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),
     };
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report::error(&error);
-            ExitCode::FAILURE
+            if interrupt::happened() { ExitCode::from(interrupt::EXIT_STATUS) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong in a measurement.
 
+use std::path::PathBuf;
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +27,32 @@ pub enum Error {
         part: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// Two cells of a sweep would have one result file.
+    #[error("the grid has cell {name} twice")]
+    CellTwice {
+        /// Its name.
+        name: String,
+    },
+    /// A file of a sweep's folder cannot be read or written.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the parser says.
+        cause: std::io::Error,
+    },
+    /// A sweep's folder holds results of another model, text or window.
+    #[error("{} belongs to another study (another model, text, window or limit); choose another folder", path.display())]
+    OtherStudy {
+        /// The result in question.
+        path: PathBuf,
+    },
+    /// Nothing to join.
+    #[error("the folders to merge into {} hold no results", path.display())]
+    NoResults {
+        /// The output folder.
+        path: PathBuf,
     },
     /// The caller ended it.
     #[error("interrupted")]

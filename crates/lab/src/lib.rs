@@ -9,6 +9,7 @@ mod grid;
 mod perplexity;
 mod prediction;
 mod spread;
+mod sweep;
 
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
 pub use error::Error;
@@ -16,3 +17,6 @@ pub use grid::parse_grid;
 pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity, perplexity_in};
 pub use prediction::{MachineRates, TRAINED_ROUTING, Verdict, misses_by_chance, token_seconds};
 pub use spread::Spread;
+pub use sweep::{
+    CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, Timing, merge, sweep,
+};

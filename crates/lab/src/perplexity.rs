@@ -9,6 +9,7 @@ use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What to measure.
@@ -87,12 +88,12 @@ pub struct LayerReport {
 /// Scores `text` in a session of its own. `progress` is called after each window with (tokens scored, tokens in all, nll so far).
 ///
 /// # Errors
-/// The text is shorter than a window, a window does not fit the engine's context, or a step fails.
+/// The text is shorter than a window, a window does not fit the engine's context, a step fails, or `progress` ends the work.
 pub fn perplexity(
     engine: &Arc<Engine>,
     text: &str,
     options: &PerplexityOptions,
-    progress: &mut dyn FnMut(usize, usize, f64),
+    progress: &mut dyn FnMut(usize, usize, f64) -> ControlFlow<()>,
 ) -> Result<PerplexityReport, Error> {
     perplexity_in(&mut Session::new(engine)?, text, options, progress)
 }
@@ -105,7 +106,7 @@ pub fn perplexity_in(
     session: &mut Session,
     text: &str,
     options: &PerplexityOptions,
-    progress: &mut dyn FnMut(usize, usize, f64),
+    progress: &mut dyn FnMut(usize, usize, f64) -> ControlFlow<()>,
 ) -> Result<PerplexityReport, Error> {
     let engine = Arc::clone(session.engine());
     let tokens = engine.tokenizer().encode(text, SpecialTokens::AsText)?;
@@ -134,7 +135,9 @@ pub fn perplexity_in(
             }
         })?;
         window_nll.push(nll - before);
-        progress((index + 1) * window, windows * window, nll);
+        if progress((index + 1) * window, windows * window, nll).is_break() {
+            return Err(Error::Interrupted);
+        }
     }
     let scored = windows * window;
     let words = String::from_utf8_lossy(&engine.tokenizer().decode(&tokens[1..=scored], ControlTokens::Show)?)

@@ -4,7 +4,8 @@ mod model;
 mod sampling;
 
 pub(crate) use model::{
-    CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_policies, positive,
+    CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
+    positive,
 };
 pub(crate) use sampling::Sampling;
 
@@ -16,6 +17,7 @@ use crate::commands::man::Man;
 use crate::commands::perplexity::Perplexity;
 use crate::commands::plan::Plan;
 use crate::commands::run::Run;
+use crate::commands::sweep::Sweep;
 use crate::commands::tokenize::Tokenize;
 use clap::{Args, Parser, Subcommand};
 
@@ -76,6 +78,15 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  moce perplexity -f wiki.test.raw\n  \
         moce perplexity model.gguf -f text.txt --limit 65536 --json")]
     Perplexity(Perplexity),
+    /// Perplexity and misses of many routing policies and capacities, with plots and a report
+    #[command(
+        after_help = "Examples:\n  moce sweep -f wiki.valid.raw --limit 65536 --routing-grid \"cache-prior:lambda=0..0.3/6\" -o sweep\n  \
+        moce sweep -f text.txt --routing-grid \"max-rank:m=4..16/6;prune:k=2|3\" --capacity 25%,50% --shard 1/4 -o part1\n  \
+        moce sweep merge part1 part2 part3 part4 -o sweep\n\n\
+        Cells are independent: `--shard $SLURM_ARRAY_TASK_ID/N` (Slurm arrays from 1), `$((JOB_COMPLETION_INDEX + 1))/N` (Kubernetes\n\
+        indexed jobs), or one Ray task a shard, all with the same command; then merge the folders."
+    )]
+    Sweep(Sweep),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
     Completions(Completions),

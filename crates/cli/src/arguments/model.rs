@@ -14,18 +14,18 @@ pub(crate) struct ModelOptions {
     /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
     #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
     pub(crate) memory: Budget,
-    #[command(flatten)]
-    pub(crate) common: CommonOptions,
-}
-
-/// All of them but the memory budget, of which some commands take several.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Model options")]
-pub(crate) struct CommonOptions {
     /// Experts cached in each layer: a number, a share such as 50%, or a file of one number per layer
     /// [default: what the memory gives]
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
     pub(crate) capacity: Option<Capacity>,
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+}
+
+/// All of them but memory budget and capacity, of which some commands take several.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct CommonOptions {
     /// Which experts run: original, or a policy that leans towards cached ones and changes the text: balanced, fast,
     /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap
     #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "original")]
@@ -120,6 +120,7 @@ impl CommonOptions {
     pub(crate) fn engine_options(
         &self,
         memory: Budget,
+        capacity: Option<&Capacity>,
         routing_prompt: RoutingPrompt,
         model_context: impl FnOnce() -> anyhow::Result<usize>,
     ) -> anyhow::Result<EngineOptions> {
@@ -148,7 +149,7 @@ impl CommonOptions {
                 Chunk::Tokens(tokens) => Some(tokens),
             },
             memory,
-            capacity: self.capacity.clone(),
+            capacity: capacity.cloned(),
             routing: RoutingOptions {
                 policy: self.routing.clone(),
                 prompt_policy: match self.routing_prompt.unwrap_or(routing_prompt) {
@@ -196,7 +197,7 @@ pub(crate) fn parse_budget(text: &str) -> Result<Budget, String> {
 }
 
 /// A number, a share, or a file of one number per layer.
-fn parse_capacity(text: &str) -> Result<Capacity, String> {
+pub(crate) fn parse_capacity(text: &str) -> Result<Capacity, String> {
     if let Ok(experts) = text.parse() {
         return Ok(Capacity::Experts(experts));
     }

@@ -3,7 +3,8 @@
 use super::plan::{Machine, flash_rates};
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, Policies, RoutingPrompt, cache_folder, parse_budget, parse_policies, positive,
+    CommonOptions, Global, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
+    positive,
 };
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
@@ -11,7 +12,7 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_convert::{Shape, Synthetic};
 use moce_engine::routing::{Policy, RoutingOptions};
-use moce_engine::{Budget, Engine, EngineOptions, MemoryPlan, Meter};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter};
 use moce_gguf::Gguf;
 use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
 use moce_quant::Format;
@@ -49,6 +50,10 @@ pub(crate) struct Bench {
     /// What everything may take: sizes such as 3GiB, `auto` or `all`; several with commas
     #[arg(long, value_name = "SIZE,...", value_parser = parse_budget, value_delimiter = ',', default_value = "auto")]
     pub(crate) memory: Vec<Budget>,
+    /// Experts cached in each layer: a number, a share such as 50%, or a file of one number per layer
+    /// [default: what the memory gives]
+    #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
+    pub(crate) capacity: Option<Capacity>,
     /// Routing policies to compare, such as `original;cache-prior:lambda=0.1|0.2` [default: that of --routing]
     #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
     pub(crate) routing_grid: Option<Policies>,
@@ -84,7 +89,10 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         None => model_path::resolve(arguments.model.as_deref())?,
     };
     let gguf = Gguf::open(&path)?;
-    let base = arguments.options.engine_options(Budget::Auto, RoutingPrompt::Original, || model_context(&path))?;
+    let base =
+        arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), RoutingPrompt::Original, || {
+            model_context(&path)
+        })?;
     // Opened first, so that every plan counts its memory too.
     let mut ceilings = if arguments.ceilings { Ceilings::open(&gguf, &base)? } else { None };
     let mut cells = Vec::new();

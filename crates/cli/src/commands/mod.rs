@@ -8,6 +8,7 @@ pub(crate) mod man;
 pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub(crate) mod sweep;
 pub(crate) mod tokenize;
 
 use crate::arguments::{Global, ModelOptions, RoutingPrompt};
@@ -27,7 +28,10 @@ fn open_engine(
     adjust: impl FnOnce(&mut EngineOptions),
 ) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(model)?;
-    let mut options = options.common.engine_options(options.memory, routing_prompt, || model_context(&path))?;
+    let mut options =
+        options
+            .common
+            .engine_options(options.memory, options.capacity.as_ref(), routing_prompt, || model_context(&path))?;
     adjust(&mut options);
     let engine = Engine::open(&path, &options)?;
     announce(&engine, global);

@@ -2,12 +2,13 @@
 
 use super::open_engine;
 use crate::arguments::{Global, ModelOptions, RoutingPrompt, positive};
-use crate::{model_path, report};
+use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::Capacity;
 use moce_lab::{PerplexityOptions, PerplexityReport, perplexity};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ pub(crate) struct Perplexity {
 }
 
 /// Tokens whose logits are held at once: the head's weights are read once for so many, and a row of a vocabulary of 150,000 is 0.6 MB.
-const LOGIT_ROWS: usize = 64;
+pub(super) const LOGIT_ROWS: usize = 64;
 
 /// Experts logically cached where nothing else is said.
 const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
@@ -50,10 +51,12 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     })?;
     let options = PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos };
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
+    interrupt::listen();
     let report = perplexity(&engine, &text, &options, &mut |scored, all, nll| {
         bar.set_length(all as u64);
         bar.set_position(scored as u64);
         bar.set_message(format!("perplexity {:.4}", (nll / scored as f64).exp()));
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
     print(&report, global.json)?;

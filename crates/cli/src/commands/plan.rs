@@ -43,7 +43,10 @@ fn parse_share(text: &str) -> Result<f64, String> {
 pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<()> {
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = &arguments.options;
-    let options = options.common.engine_options(options.memory, RoutingPrompt::Original, || model_context(&path))?;
+    let options =
+        options.common.engine_options(options.memory, options.capacity.as_ref(), RoutingPrompt::Original, || {
+            model_context(&path)
+        })?;
     let gguf = Gguf::open(&path)?;
     let plan = Engine::plan_for(&gguf, &options)?;
     let machine = Machine::measure(&gguf, &options, plan.experts_per_token, arguments.flash_bandwidth)?;

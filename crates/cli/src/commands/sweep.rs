@@ -1,0 +1,172 @@
+//! `moce sweep`: perplexity and misses over a grid of policies and capacities, with a report; `moce sweep merge` joins shards.
+
+use super::perplexity::LOGIT_ROWS;
+use super::{announce, model_context};
+use crate::arguments::{
+    CommonOptions, Global, Policies, RoutingPrompt, parse_budget, parse_capacity, parse_policies, positive,
+};
+use crate::{interrupt, model_path, report, size};
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueHint};
+use indicatif::{ProgressBar, ProgressStyle};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions};
+use moce_lab::{CellSummary, PerplexityOptions, Shard, SweepGrid, SweepOptions, Timing, merge, sweep};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Sweep {
+    #[command(subcommand)]
+    pub(crate) merge: Option<Action>,
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The text to score; `-` is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, required = true)]
+    pub(crate) file: Option<PathBuf>,
+    /// Policies: `;` between them, lists `a|b` and ranges `from..to/steps` as parameters; the original is always added
+    #[arg(long, value_name = "SPEC", value_parser = parse_policies, required = true)]
+    pub(crate) routing_grid: Option<Policies>,
+    /// Experts cached in each layer: numbers or shares, with commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "50%")]
+    pub(crate) capacity: Vec<String>,
+    /// The folder that takes results, plots and report; a sweep that was broken off goes on where it was
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required = true)]
+    pub(crate) output: Option<PathBuf>,
+    /// Run only the i-th of n parts of the cells
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<Shard>,
+    /// Tokens predicted per window
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
+    pub(crate) window: usize,
+    /// Score at most this many tokens (whole windows)
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Put the BOS token in front of every window
+    #[arg(long)]
+    pub(crate) bos: bool,
+    #[command(flatten)]
+    pub(crate) timing: TimingOptions,
+    /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
+    #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
+    pub(crate) memory: Budget,
+    #[command(flatten)]
+    pub(crate) options: CommonOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Join the folders of shards and write the report of the whole
+    Merge(Merge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Folders of shards
+    #[arg(value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// The folder that takes the whole; it may be one of them
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) timing: TimingOptions,
+}
+
+/// The timing model of the report's speeds: nothing of reading is hidden behind computing.
+#[derive(Debug, Args)]
+pub(crate) struct TimingOptions {
+    /// Bytes a second from flash, such as 1.5GB: the report then has tokens/s too
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) flash_bandwidth: Option<u64>,
+    /// Milliseconds of computing a token, for tokens/s
+    #[arg(long, value_name = "MS", default_value_t = 0.0, requires = "flash_bandwidth")]
+    pub(crate) compute_ms: f64,
+}
+
+impl TimingOptions {
+    fn timing(&self) -> Option<Timing> {
+        let TimingOptions { flash_bandwidth, compute_ms } = self;
+        flash_bandwidth.map(|bytes| Timing { flash_bandwidth: bytes as f64, compute_ms: *compute_ms })
+    }
+}
+
+pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
+    if let Some(Action::Merge(Merge { folders, output, timing })) = &arguments.merge {
+        let rows = merge(folders, output, timing.timing())?;
+        return print(&rows, output, global);
+    }
+    let required = "clap asks for it";
+    let output = arguments.output.as_deref().expect(required);
+    let text = model_path::read_text(arguments.file.as_deref().expect(required))?;
+    let capacity =
+        |text: &String| parse_capacity(text).map(|capacity| (text.clone(), capacity)).map_err(anyhow::Error::msg);
+    let capacities: Vec<(String, Capacity)> =
+        arguments.capacity.iter().map(capacity).collect::<Result<_, _>>().context("--capacity")?;
+    let engine = open(arguments, global)?;
+    let options = SweepOptions {
+        grid: SweepGrid {
+            policies: arguments.routing_grid.clone().expect(required).0,
+            capacities,
+            evictions: vec![arguments.options.eviction],
+            base: engine.routing().clone(),
+        },
+        shard: arguments.shard.unwrap_or(Shard::WHOLE),
+        perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos },
+        timing: arguments.timing.timing(),
+    };
+    interrupt::listen();
+    let show = !global.quiet && report::stderr_is_interactive();
+    let bar = if show { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{wide_bar} {msg}  {eta} left")?);
+    let rows = sweep(&engine, &text, &options, output, &mut |at| {
+        bar.set_length((at.cells * at.tokens) as u64);
+        bar.set_position((at.number * at.tokens + at.scored) as u64);
+        bar.set_message(format!("cell {} of {}: {}", at.number + 1, at.cells, at.cell));
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    print(&rows, output, global)
+}
+
+/// The engine of all cells: what is logically cached belongs to each cell's session, so as much as possible is resident.
+fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
+    let path = model_path::resolve(arguments.model.as_deref())?;
+    let options =
+        arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
+    let context = options.context.unwrap_or(arguments.window + usize::from(arguments.bos));
+    let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
+    let engine = Arc::new(Engine::open(&path, &options)?);
+    announce(&engine, global);
+    Ok(engine)
+}
+
+fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result<()> {
+    let mut output = std::io::stdout().lock();
+    if global.json {
+        serde_json::to_writer_pretty(&mut output, rows)?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    writeln!(output, "capacity  eviction  perplexity     rise   misses  changed  routing (*: not beaten)")?;
+    for row in rows {
+        let rise = row.perplexity_rise.map_or(String::new(), |rise| format!("{:+.2} %", 100.0 * rise));
+        writeln!(
+            output,
+            "{:<9} {:<9} {:>10.4} {rise:>9} {:>6.1} % {:>6.1} %  {}{}",
+            row.capacity,
+            row.eviction,
+            row.perplexity,
+            100.0 * row.miss_rate,
+            100.0 * row.changed_share,
+            row.routing,
+            if row.on_front { " *" } else { "" },
+        )?;
+    }
+    if !global.quiet {
+        eprintln!("the report is {}", folder.join("report.html").display());
+    }
+    Ok(())
+}

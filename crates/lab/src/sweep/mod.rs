@@ -1,0 +1,78 @@
+//! Sweeps: the perplexity and the misses of many routing policies, capacities and evictions on one text.
+//!
+//! A cell is one of each; it has a name and a result file of its own, so that a sweep can be broken off and resumed, and cut into shards
+//! that run on any machines ([`merge`] joins them). The original routing is always among the policies: the others are judged by it.
+//!
+//! Reading order: `cell` (what there is to run), `store` (result files), `summary` (cells beside the original), `charts`, `report`.
+
+mod cell;
+mod charts;
+mod report;
+mod store;
+mod summary;
+
+pub use cell::{Shard, SweepCell, SweepGrid};
+pub use store::{CellResult, Study, merge};
+pub use summary::{CellSummary, Timing};
+
+use crate::{Error, PerplexityOptions, perplexity_in};
+use moce_engine::{Engine, Session};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use store::Store;
+
+/// How far a sweep is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SweepProgress<'a> {
+    /// The cell that runs.
+    pub cell: &'a str,
+    /// Its number among those of this shard, from 0.
+    pub number: usize,
+    /// Cells of this shard.
+    pub cells: usize,
+    /// Tokens of it that have been scored.
+    pub scored: usize,
+    /// Tokens of it in all.
+    pub tokens: usize,
+}
+
+/// What a sweep runs.
+#[derive(Clone, Debug)]
+pub struct SweepOptions {
+    /// The cells.
+    pub grid: SweepGrid,
+    /// Which of them.
+    pub shard: Shard,
+    /// How the text is scored.
+    pub perplexity: PerplexityOptions,
+    /// What the speeds of the report rest on; without it there are none.
+    pub timing: Option<Timing>,
+}
+
+/// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
+///
+/// # Errors
+/// The folder holds another study, a file cannot be written, a cell fails, or `progress` ends the work; what was finished is kept.
+pub fn sweep(
+    engine: &Arc<Engine>,
+    text: &str,
+    options: &SweepOptions,
+    folder: &Path,
+    progress: &mut dyn FnMut(SweepProgress<'_>) -> ControlFlow<()>,
+) -> Result<Vec<CellSummary>, Error> {
+    let cells = options.shard.cut(options.grid.cells(engine.plan())?);
+    let store = Store::open(folder, Study::new(engine, text, &options.perplexity))?;
+    for (number, cell) in cells.iter().enumerate() {
+        if store.has(cell) {
+            continue;
+        }
+        let mut session = Session::with_routing(engine, &cell.routing, &cell.capacities)?;
+        let report = perplexity_in(&mut session, text, &options.perplexity, &mut |scored, tokens, _| {
+            progress(SweepProgress { cell: &cell.name, number, cells: cells.len(), scored, tokens })
+        })?;
+        store.keep(cell, report)?;
+    }
+    store.publish(options.timing)
+}

@@ -1,0 +1,190 @@
+//! The folder of a sweep: a result file for each cell, and what is written from all of them.
+
+use super::cell::SweepCell;
+use super::report;
+use super::summary::{CellSummary, Timing, summarise};
+use crate::{Error, PerplexityOptions, PerplexityReport};
+use moce_engine::Engine;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const CELLS: &str = "cells";
+
+/// What all cells of a sweep have in common.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Study {
+    /// The model's file name.
+    pub model: String,
+    /// Its identity.
+    pub model_identity: String,
+    /// MoE layers.
+    pub layers: usize,
+    /// N
+    pub experts: usize,
+    /// K
+    pub experts_per_token: usize,
+    /// Bytes of one expert of each MoE layer.
+    pub expert_bytes: Vec<u64>,
+    /// Bytes of text.
+    pub text_bytes: usize,
+    /// FNV-1a of the text.
+    pub text_hash: String,
+    /// Tokens predicted a window.
+    pub window: usize,
+    /// Most tokens scored.
+    pub limit: Option<usize>,
+    /// Whether windows begin with BOS.
+    pub bos: bool,
+}
+
+impl Study {
+    pub(super) fn new(engine: &Engine, text: &str, options: &PerplexityOptions) -> Study {
+        let plan = engine.plan();
+        Study {
+            model: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            model_identity: engine.identity().to_string(),
+            layers: plan.experts.len(),
+            experts: plan.experts.iter().copied().max().unwrap_or(0),
+            experts_per_token: plan.experts_per_token,
+            expert_bytes: plan.expert_bytes.clone(),
+            text_bytes: text.len(),
+            text_hash: format!("{:016x}", fnv_1a(text.as_bytes())),
+            window: options.window,
+            limit: options.limit,
+            bos: options.bos,
+        }
+    }
+}
+
+fn fnv_1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// The result of a cell, as its file holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CellResult {
+    /// What it belongs to.
+    pub study: Study,
+    /// The cell's name.
+    pub name: String,
+    /// The capacity as it was asked for.
+    pub capacity: String,
+    /// What was measured.
+    pub report: PerplexityReport,
+}
+
+/// A folder that takes the results of one study.
+pub(super) struct Store {
+    folder: PathBuf,
+    study: Study,
+}
+
+impl Store {
+    /// Opens a folder, or makes it.
+    pub(super) fn open(folder: &Path, study: Study) -> Result<Store, Error> {
+        let cells = folder.join(CELLS);
+        std::fs::create_dir_all(&cells).map_err(|cause| Error::File { path: cells, cause })?;
+        let store = Store { folder: folder.to_owned(), study };
+        store.results()?;
+        Ok(store)
+    }
+
+    /// Whether a cell has been finished.
+    pub(super) fn has(&self, cell: &SweepCell) -> bool {
+        self.path(&cell.name).exists()
+    }
+
+    pub(super) fn keep(&self, cell: &SweepCell, report: PerplexityReport) -> Result<(), Error> {
+        let (name, capacity) = (cell.name.clone(), cell.capacity.clone());
+        self.write(&CellResult { study: self.study.clone(), name, capacity, report })
+    }
+
+    fn write(&self, result: &CellResult) -> Result<(), Error> {
+        let json = serde_json::to_vec(result)
+            .map_err(|error| Error::File { path: self.path(&result.name), cause: std::io::Error::other(error) })?;
+        write_whole(&self.path(&result.name), &json)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(CELLS).join(format!("{name}.json"))
+    }
+
+    /// All results in the folder, by name.
+    fn results(&self) -> Result<Vec<CellResult>, Error> {
+        let results = read_results(&self.folder)?;
+        match results.iter().find(|result| result.study != self.study) {
+            Some(other) => Err(Error::OtherStudy { path: self.path(&other.name) }),
+            None => Ok(results),
+        }
+    }
+
+    /// Writes results, plots and report of all cells in the folder.
+    pub(super) fn publish(&self, timing: Option<Timing>) -> Result<Vec<CellSummary>, Error> {
+        let results = self.results()?;
+        let summaries = summarise(&self.study, &results, timing);
+        let json = serde_json::to_vec_pretty(&summaries).map_err(|error| Error::File {
+            path: self.folder.join("results.json"),
+            cause: std::io::Error::other(error),
+        })?;
+        write_whole(&self.folder.join("results.json"), &json)?;
+        for (name, contents) in report::files(&self.study, &results, &summaries) {
+            write_whole(&self.folder.join(name), contents.as_bytes())?;
+        }
+        Ok(summaries)
+    }
+}
+
+/// Joins the folders of a sweep's shards in `output`, which may be one of them, and writes the report of the whole.
+///
+/// # Errors
+/// The folders hold nothing, or different studies; a file cannot be read or written.
+pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<Timing>) -> Result<Vec<CellSummary>, Error> {
+    let mut all = BTreeMap::new();
+    for folder in folders {
+        for result in read_results(folder)? {
+            all.insert(result.name.clone(), result);
+        }
+    }
+    let Some(first) = all.values().next() else { return Err(Error::NoResults { path: output.to_owned() }) };
+    let store = Store::open(output, first.study.clone())?;
+    for result in all.values() {
+        if result.study != store.study {
+            return Err(Error::OtherStudy { path: store.path(&result.name) });
+        }
+        store.write(result)?;
+    }
+    store.publish(timing)
+}
+
+fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
+    let cells = folder.join(CELLS);
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| Error::File { path, cause }
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(&cells).map_err(failed(&cells))? {
+        paths.push(entry.map_err(failed(&cells))?.path());
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let bytes = std::fs::read(path).map_err(failed(path))?;
+        serde_json::from_slice(&bytes).map_err(|error| failed(path)(std::io::Error::other(error)))
+    };
+    paths.iter().map(read).collect()
+}
+
+/// Writes a file under another name and renames it when it is whole.
+pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    let failed = |cause| Error::File { path: path.to_owned(), cause };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(contents).map_err(failed)?;
+    file.persist(path).map_err(|refused| failed(refused.error))?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! A cell beside the original routing on the same text, and the speed that its misses allow.
+
+use super::store::{CellResult, Study};
+use crate::PerplexityReport;
+use serde::{Deserialize, Serialize};
+
+/// How long a token takes: computing, and reading its misses with nothing of it hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Bytes a second from flash.
+    pub flash_bandwidth: f64,
+    /// Milliseconds of computing a token.
+    pub compute_ms: f64,
+}
+
+/// One row of the results.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CellSummary {
+    /// The cell's name.
+    pub name: String,
+    /// The policy with all parameters.
+    pub routing: String,
+    /// Which cached expert leaves.
+    pub eviction: String,
+    /// The capacity as it was asked for.
+    pub capacity: String,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Per token.
+    pub perplexity: f64,
+    /// Above the original's, as a share; `None` where the original has not been run.
+    pub perplexity_rise: Option<f64>,
+    /// Misses, as a share of tokens · layers · K.
+    pub miss_rate: f64,
+    /// Misses of all layers, a token.
+    pub misses_per_token: f64,
+    /// Bytes of the missed experts, a token.
+    pub logical_bytes_per_token: f64,
+    /// The model's own choices that did not run, as a share.
+    pub changed_share: f64,
+    /// Mean number of tokens that an expert stays cached.
+    pub lifetime_mean: f64,
+    /// By the timing model, if there is one.
+    pub tokens_per_second: Option<f64>,
+    /// Whether no other cell of the same capacity and eviction has both lower perplexity and fewer misses.
+    pub on_front: bool,
+}
+
+impl CellSummary {
+    /// The policy's name without its parameters.
+    pub fn family(&self) -> &str {
+        self.routing.split(':').next().unwrap_or(&self.routing)
+    }
+
+    fn is_beside(&self, other: &CellSummary) -> bool {
+        self.capacity == other.capacity && self.eviction == other.eviction
+    }
+}
+
+/// Rows of all cells, by capacity, eviction and miss rate.
+pub(super) fn summarise(study: &Study, results: &[CellResult], timing: Option<Timing>) -> Vec<CellSummary> {
+    // The original computes the same whatever is cached, so any of its cells will do.
+    let original =
+        results.iter().find(|result| result.report.routing == "original").map(|result| result.report.perplexity);
+    let mut rows: Vec<CellSummary> = results.iter().map(|result| row(study, result, original, timing)).collect();
+    rows.sort_by(|one, other| {
+        let key = |row: &CellSummary| (natural(&row.capacity), row.capacity.clone(), row.eviction.clone());
+        let by_place = key(one).partial_cmp(&key(other)).unwrap_or(std::cmp::Ordering::Equal);
+        by_place.then(one.miss_rate.total_cmp(&other.miss_rate))
+    });
+    let beats = |other: &CellSummary, row: &CellSummary| {
+        let no_worse = other.perplexity <= row.perplexity && other.miss_rate <= row.miss_rate;
+        no_worse && (other.perplexity < row.perplexity || other.miss_rate < row.miss_rate)
+    };
+    let on_front: Vec<bool> =
+        rows.iter().map(|row| !rows.iter().any(|other| other.is_beside(row) && beats(other, row))).collect();
+    rows.iter_mut().zip(on_front).for_each(|(row, on_front)| row.on_front = on_front);
+    rows
+}
+
+fn row(study: &Study, result: &CellResult, original: Option<f64>, timing: Option<Timing>) -> CellSummary {
+    let report = &result.report;
+    let bytes = logical_bytes_per_token(study, report);
+    CellSummary {
+        name: result.name.clone(),
+        routing: report.routing.clone(),
+        eviction: report.eviction.clone(),
+        capacity: result.capacity.clone(),
+        tokens: report.tokens,
+        perplexity: report.perplexity,
+        perplexity_rise: original.map(|original| report.perplexity / original - 1.0),
+        miss_rate: report.miss_rate,
+        misses_per_token: report.misses_per_token,
+        logical_bytes_per_token: bytes,
+        changed_share: report.changed_share,
+        lifetime_mean: report.lifetime_mean,
+        tokens_per_second: timing.map(|timing| 1.0 / (bytes / timing.flash_bandwidth + timing.compute_ms / 1e3)),
+        on_front: false,
+    }
+}
+
+fn logical_bytes_per_token(study: &Study, report: &PerplexityReport) -> f64 {
+    let layers = report.per_layer.iter().zip(&study.expert_bytes);
+    let bytes: f64 = layers.map(|(layer, &bytes)| layer.misses as f64 * bytes as f64).sum();
+    bytes / report.tokens.max(1) as f64
+}
+
+/// The number that a capacity begins with, so that 8 comes before 30.
+fn natural(text: &str) -> f64 {
+    let digits: String = text.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    digits.parse().unwrap_or(f64::INFINITY)
+}
