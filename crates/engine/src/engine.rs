@@ -18,7 +18,7 @@ use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// How a model is opened.
 #[derive(Clone, Debug)]
@@ -277,7 +277,15 @@ impl Engine {
             prefetch: if self.plan.streams() { self.prefetch } else { Prefetch::Off },
             logits: logits.reborrow(),
         };
-        self.architecture.forward(&mut step)?;
+        let outcome = self.architecture.forward(&mut step);
+        if let Err(error) = outcome {
+            experts.abandon();
+            return Err(match error {
+                // No wonder, if the file is another by now.
+                Error::NonFinite { .. } => experts.check_files().err().unwrap_or(error),
+                error => error,
+            });
+        }
         if let LogitsWanted::Last = logits {
             last_logits.copy_from_slice(&scratch.logits[..last_logits.len()]);
         }
@@ -285,8 +293,13 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Workspace> {
-        // A panic in a step leaves nothing behind that the next one reads, so a poisoned lock is taken over.
-        self.workspace.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workspace.lock().unwrap_or_else(|poisoned| {
+            // A panic in a step leaves nothing behind that the next one reads, once the store has come to rest.
+            let mut workspace = poisoned.into_inner();
+            workspace.experts.abandon();
+            self.workspace.clear_poison();
+            workspace
+        })
     }
 }
 

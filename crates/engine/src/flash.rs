@@ -4,10 +4,10 @@ use crate::Error;
 use crate::experts::{ExpertStore, LayerCatalogue, StoreOptions};
 use crate::flash_profiles;
 use crate::plan::MemoryPlan;
-use moce_flash::{Arena, Backend, Direct, Fetcher, Files, ModelFile, Options, Probe, SlotId};
+use moce_flash::{Arena, Backend, Direct, Faults, Fetcher, Files, ModelFile, Options, Probe, SlotId};
 use moce_gguf::Gguf;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long the probe for the best depth and cut of reads may take.
@@ -26,7 +26,12 @@ pub struct FlashOptions {
     pub depth: Option<usize>,
     /// A file that keeps what probes found, one for all devices and models; `None`: each opening probes.
     pub profiles: Option<PathBuf>,
+    /// Reads misbehave as this says, and as it is changed to say while the engine runs: for tests of what is above.
+    pub faults: Option<Arc<Mutex<Faults>>>,
 }
+
+/// Random faults are the same in every run.
+const FAULT_SEED: u64 = 0;
 
 /// The model's parts, as files to read experts from.
 pub(crate) fn open_files(gguf: &Gguf, direct: Direct) -> Result<Files, Error> {
@@ -57,7 +62,11 @@ pub(crate) fn open_fetcher(
     if let Some(depth) = options.depth {
         flash = flash.with_depth(depth);
     }
-    let mut fetcher = Fetcher::open(Arc::new(files), Arc::clone(arena), &flash)?;
+    let (files, arena) = (Arc::new(files), Arc::clone(arena));
+    let mut fetcher = match &options.faults {
+        None => Fetcher::open(files, arena, &flash)?,
+        Some(faults) => Fetcher::faulty(files, arena, &flash, Arc::clone(faults), FAULT_SEED)?,
+    };
     if !slots.is_empty() {
         let slices = layers[0].slices(0).map(|slice| slice.bytes);
         tune(&mut fetcher, &slices, slots, options);

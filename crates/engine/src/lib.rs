@@ -72,6 +72,6 @@ pub use session::Session;
 pub use telemetry::Traffic;
 pub use tokenizer::Tokenizer;
 
-pub use moce_flash::{Backend, Direct};
+pub use moce_flash::{Backend, Direct, Fault, Faults};
 pub use moce_kernels::{CpuOptions, Isa, KvType};
 pub use moce_routing as routing;

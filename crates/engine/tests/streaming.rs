@@ -48,7 +48,7 @@ fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
         let some = Some(Capacity::Experts(per_token + 1));
         for direct in [Direct::Auto, Direct::Off] {
             for backend in [Backend::Auto, Backend::Pread] {
-                let flash = FlashOptions { backend, direct, depth: Some(2), profiles: None };
+                let flash = FlashOptions { backend, direct, depth: Some(2), ..FlashOptions::default() };
                 run(&format!("{backend}, {direct:?}"), &options(some.clone(), flash));
             }
         }

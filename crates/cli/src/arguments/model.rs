@@ -175,6 +175,7 @@ impl CommonOptions {
                 },
                 depth: self.io_depth.map(usize::from),
                 profiles: cache_folder().map(|folder| folder.join("flash.json")),
+                ..FlashOptions::default()
             },
             ..EngineOptions::default()
         })

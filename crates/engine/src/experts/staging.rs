@@ -50,6 +50,14 @@ impl Staging {
         }
     }
 
+    /// Gives up what could not be read, so that whoever needs it asks anew.
+    pub(super) fn drop_failed(&mut self, fetcher: &mut Fetcher, arena: &Arena) {
+        for slot in self.slots.iter_mut().filter(|slot| arena.state(slot.id) == SlotState::Failed) {
+            slot.expert = None;
+            discard(slot.id, fetcher);
+        }
+    }
+
     /// Gives up all that is not wanted.
     pub(super) fn retain(&mut self, fetcher: &mut Fetcher, wanted: impl Fn(MoeLayer, u32) -> bool) {
         for slot in &mut self.slots {

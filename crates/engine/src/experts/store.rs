@@ -57,7 +57,8 @@ pub(crate) struct ExpertStore {
     fetcher: Option<Fetcher>,
     layers: Vec<LayerSlots>,
     staging: Staging,
-    /// The step at hand: experts in the order of computing.
+    /// The step at hand: its layer, and that layer's experts in the order of computing.
+    layer: MoeLayer,
     queue: Vec<u32>,
     /// Ends of its sections, in each of which ids ascend: the resident that nobody holds, the other resident ones, those on their way.
     passing: usize,
@@ -70,6 +71,8 @@ pub(crate) struct ExpertStore {
     time: u64,
     /// Whether what is on its way was guessed.
     guessed: bool,
+    /// Whether experts may have landed in slots of their own layers since the files were last looked at.
+    unchecked: bool,
     traffic: Traffic,
 }
 
@@ -95,6 +98,7 @@ impl ExpertStore {
         ExpertStore {
             staging: Staging::new(arena.slots(options.layers.len())),
             queue: Vec::with_capacity(layers.iter().map(|layer| layer.catalogue.count).max().unwrap_or(0)),
+            layer: MoeLayer(0),
             layers,
             arena,
             fetcher,
@@ -105,6 +109,7 @@ impl ExpertStore {
             computed: 0,
             time: 0,
             guessed: false,
+            unchecked: false,
             traffic: Traffic::default(),
         }
     }
@@ -166,6 +171,7 @@ impl ExpertStore {
             };
             fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Demand)?;
             self.traffic.fetches += 1;
+            self.unchecked = true;
         }
         fetcher.submit();
         Ok(())
@@ -187,6 +193,7 @@ impl ExpertStore {
             let slot = slots.assign(index, expert, self.time);
             fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Background)?;
             self.traffic.fetches += 1;
+            self.unchecked = true;
         }
         fetcher.submit();
         Ok(())
@@ -218,7 +225,9 @@ impl ExpertStore {
     /// Starts a layer's part of a step: `needed` are the experts that its tokens chose, ascending.
     pub(crate) fn begin(&mut self, layer: MoeLayer, needed: &[u32]) -> Result<(), Error> {
         self.time += 1;
+        self.layer = layer;
         if let Some(fetcher) = &mut self.fetcher {
+            self.staging.drop_failed(fetcher, &self.arena);
             self.staging.retain(fetcher, |of, expert| of == layer && needed.binary_search(&expert).is_ok());
         }
         self.queue.clear();
@@ -237,6 +246,11 @@ impl ExpertStore {
         self.coming = extend(self, &|store, e| store.presence(layer, e) == Presence::Coming);
         extend(self, &|store, e| store.presence(layer, e) == Presence::Absent);
         (self.requested, self.computed) = (self.coming, 0);
+        if self.unchecked {
+            // What was read ahead and counts as resident now has been read before this look at the files.
+            self.check_files()?;
+            self.unchecked = self.fetcher.as_ref().is_some_and(|fetcher| !fetcher.is_idle());
+        }
         for &expert in needed {
             let slots = &mut self.layers[layer.0];
             slots.waiting[expert as usize] = true;
@@ -302,16 +316,10 @@ impl ExpertStore {
                 let fetcher = self.fetcher.as_mut().expect("what is not resident was requested from the fetcher");
                 let outcome = fetcher.wait(slot, slice);
                 self.traffic.waited += started.elapsed();
-                if let Err(error) = outcome {
-                    self.abandon(layer);
-                    return Err(error.into());
-                }
+                outcome?;
             }
-            if projection == Projection::Down
-                && let Err(error) = self.check_files()
-            {
-                self.abandon(layer);
-                return Err(error);
+            if projection == Projection::Down {
+                self.check_files()?;
             }
         }
         Ok(())
@@ -420,10 +428,7 @@ impl ExpertStore {
             let Some(slot) = place else { break };
             let slices = self.layers[layer.0].catalogue.slices(expert);
             let fetcher = self.fetcher.as_mut().expect("a model with absent experts has a fetcher");
-            if let Err(error) = fetcher.request(slot, &slices, Urgency::Demand) {
-                self.abandon(layer);
-                return Err(error.into());
-            }
+            fetcher.request(slot, &slices, Urgency::Demand)?;
             self.traffic.fetches += 1;
             self.requested += 1;
         }
@@ -435,13 +440,13 @@ impl ExpertStore {
         Ok(())
     }
 
-    /// Ends a step that failed: waits for what is under way and forgets what did not come.
-    fn abandon(&mut self, layer: MoeLayer) {
+    /// Ends a step that failed, wherever that was: waits for what is under way and forgets what did not come.
+    pub(crate) fn abandon(&mut self) {
         let Some(fetcher) = &mut self.fetcher else { return };
         // The error that ended the step is what counts; here everything only has to come to rest.
         let _ = fetcher.wait_all();
         self.staging.retain(fetcher, |_, _| false);
-        let slots = &mut self.layers[layer.0];
+        let slots = &mut self.layers[self.layer.0];
         for &expert in &self.queue {
             slots.waiting[expert as usize] = false;
             if let Some(slot) = slots.find(expert)
