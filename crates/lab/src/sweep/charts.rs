@@ -68,7 +68,7 @@ pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
             .y_label_area_size(56)
             .build_cartesian_2d(0.0..right * 1.05 + 1e-9, least - margin..top + margin)?;
         let mesh = &mut chart.configure_mesh();
-        mesh.x_desc(across.title()).y_desc("perplexity above the original, %").light_line_style(WHITE).draw()?;
+        mesh.x_desc(across.title()).y_desc("perplexity above the original, %").max_light_lines(0).draw()?;
         for (index, (family, points)) in families.iter_mut().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             points.sort_by(|one, other| one.0.total_cmp(&other.0));

@@ -1,0 +1,66 @@
+//! Sweeps: resuming, shards and the report, on a text of two short windows.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+mod support;
+
+use std::path::Path;
+use support::{refused, stdout};
+
+const TEXT: &str = "The river rises in the hills above the town and runs through it to the sea. In the old days the mills along its \
+    banks ground the corn of the whole valley, and the bridges were built of stone from the quarry to the north. Every spring the \
+    water came up to the doors of the houses on the lower street, and every summer the children swam where the wheel had been.";
+
+fn sweep(text: &Path, grid: &str, output: &Path, more: &[&str]) -> String {
+    let (text, output) = (text.to_str().unwrap(), output.to_str().unwrap());
+    let fixed =
+        ["sweep", "-q", "-f", text, "--window", "32", "--routing-grid", grid, "--capacity", "15,50%", "-o", output];
+    stdout(&[&fixed[..], more].concat())
+}
+
+#[test]
+fn shards_make_the_same_report_as_the_whole_and_finished_cells_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text"), TEXT).unwrap();
+    let grid = "cache-prior:lambda=0.1|0.4";
+    let whole = sweep(&at("text"), grid, &at("whole"), &["--flash-bandwidth", "1GB", "--compute-ms", "5"]);
+    assert_eq!(whole.lines().count(), 1 + 2 * 3, "{whole}");
+    assert!(whole.contains("original *"), "the original has the least perplexity here or misses most: {whole}");
+    for shard in ["1/2", "2/2"] {
+        sweep(&at("text"), grid, &at(&shard.replace('/', "-")), &["--shard", shard]);
+    }
+    let paths = [at("1-2"), at("2-2"), at("merged")];
+    let [one, two, merged] = paths.each_ref().map(|path| path.to_str().unwrap());
+    let timing = ["--flash-bandwidth", "1GB", "--compute-ms", "5"];
+    let joined = stdout(&[&["sweep", "merge", "-q", one, two, "-o", merged], &timing[..]].concat());
+    assert_eq!(joined, whole);
+    for file in ["results.json", "report.html", "pareto-50--lru.svg", "layers-15-lru.svg", "usage.svg"] {
+        let read = |name: &str| std::fs::read_to_string(at(name).join(file)).unwrap();
+        assert!(read("merged") == read("whole"), "{file}");
+    }
+    // What is there is not run again: a result that was changed by hand stays.
+    let cell = at("whole").join("cells/15_lru_original.json");
+    let changed = std::fs::read_to_string(&cell).unwrap().replacen("\"tokens\":", "\"tokens\": ", 1);
+    std::fs::write(&cell, &changed).unwrap();
+    assert_eq!(sweep(&at("text"), grid, &at("whole"), &timing), whole);
+    assert_eq!(std::fs::read_to_string(&cell).unwrap(), changed);
+}
+
+#[test]
+fn studies_are_not_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text"), TEXT).unwrap();
+    std::fs::write(at("other"), TEXT.to_uppercase()).unwrap();
+    sweep(&at("text"), "original", &at("out"), &[]);
+    let (text, out) = (at("other"), at("out"));
+    let (text, out) = (text.to_str().unwrap(), out.to_str().unwrap());
+    let fixed = ["sweep", "-q", "-f", text, "--window", "32", "--routing-grid", "original", "-o", out];
+    assert!(refused(&fixed, 1).contains("another study"));
+    assert!(
+        refused(&["sweep", "-f", text, "--routing-grid", "cache-prior:lambda=0..1", "-o", out], 2).contains("lambda")
+    );
+    let merged = at("merged");
+    assert!(refused(&["sweep", "merge", text, "-o", merged.to_str().unwrap()], 1).contains("cells"));
+}
