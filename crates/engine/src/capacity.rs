@@ -15,7 +15,10 @@ pub enum Capacity {
 
 impl Capacity {
     /// The number for each layer: 0, or `per_token` to the layer's number of experts.
-    pub(crate) fn resolve(&self, experts: &[usize], per_token: usize) -> Result<Vec<usize>, Error> {
+    ///
+    /// # Errors
+    /// A number is outside that, or there is not one for each layer.
+    pub fn resolve(&self, experts: &[usize], per_token: usize) -> Result<Vec<usize>, Error> {
         let wanted: Vec<usize> = match self {
             Capacity::Experts(count) => vec![*count; experts.len()],
             Capacity::Share(share) => experts.iter().map(|&n| ((n as f64 * share) as usize).max(per_token)).collect(),

@@ -9,6 +9,7 @@ use crate::load::Loader;
 use crate::plan::{MemoryPlan, Wishes};
 use crate::scratch::Scratch;
 use crate::step::Step;
+use crate::tap::RoutingTap;
 use crate::telemetry::Traffic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -80,6 +81,9 @@ pub struct Engine {
     routing: RoutingOptions,
     kv: KvShape,
     identity: ModelIdentity,
+    file_bytes: u64,
+    /// By MoE layer.
+    expert_bytes: Vec<u64>,
 }
 
 /// What one step at a time uses.
@@ -104,6 +108,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: &EngineOptions) -> Result<Engine, Error> {
         let Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan } = Declared::new(gguf, options)?;
         let h = architecture.hyperparameters();
+        let expert_bytes = loader.experts.layers().iter().map(|layer| layer.expert_bytes()).collect();
         tracing::info!(architecture = h.architecture, isa = %cpu.isa(), threads = cpu.threads(), "model declared");
         tracing::info!(?plan, "memory planned");
 
@@ -133,6 +138,8 @@ impl Engine {
             prefetch,
             routing: options.routing.clone(),
             identity: ModelIdentity::of(gguf, &h.architecture),
+            file_bytes: gguf.parts().iter().map(moce_gguf::Part::bytes).sum(),
+            expert_bytes,
             cpu,
             architecture,
         })
@@ -174,6 +181,16 @@ impl Engine {
     /// Which model this is, for files that belong to it.
     pub fn identity(&self) -> ModelIdentity {
         self.identity
+    }
+
+    /// Bytes of the model's files.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Bytes of one expert, by MoE layer.
+    pub fn expert_bytes(&self) -> &[u64] {
+        &self.expert_bytes
     }
 
     /// How experts are read, for people.
@@ -256,7 +273,7 @@ impl Engine {
     pub(crate) fn step(&self, request: StepRequest<'_>) -> Result<(), Error> {
         let mut workspace = self.lock();
         let Workspace { scratch, experts } = &mut *workspace;
-        let StepRequest { kv, routing, tokens, first_position, phase, mut logits, last_logits } = request;
+        let StepRequest { kv, routing, tap, tokens, first_position, phase, mut logits, last_logits } = request;
         if let Some(shape) = &self.hyperparameters().experts
             && is_wide(tokens.len(), shape)
         {
@@ -270,6 +287,7 @@ impl Engine {
             experts,
             kv,
             routing,
+            tap,
             scratch,
             tokens,
             first_position,
@@ -345,6 +363,7 @@ impl<'g> Declared<'g> {
 pub(crate) struct StepRequest<'a> {
     pub(crate) kv: &'a mut KvCache,
     pub(crate) routing: &'a mut SessionRouting,
+    pub(crate) tap: &'a mut RoutingTap,
     pub(crate) tokens: &'a [u32],
     pub(crate) first_position: usize,
     pub(crate) phase: Phase,

@@ -166,6 +166,65 @@ pub enum Error {
     /// A cache state for a session that has begun.
     #[error("a cache state can be taken up only before the first token of a session")]
     CacheStateLate,
+    /// A trace cannot be read or written.
+    #[error("{}: {cause}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: moce_routing::TraceError,
+    },
+    /// A trace's file cannot be opened, made or renamed.
+    #[error("{}: {cause}", path.display())]
+    TraceFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        cause: std::io::Error,
+    },
+    /// A replay does not fit the model.
+    #[error(transparent)]
+    Replay(#[from] moce_routing::TraceError),
+    /// Selections of another model.
+    #[error(
+        "the selections were recorded with another model (its identity is {recorded:016x}, this model's {opened:016x})"
+    )]
+    ReplayModel {
+        /// The identity in the trace.
+        recorded: u64,
+        /// The identity of the opened model.
+        opened: u64,
+    },
+    /// Scores for fewer layers or positions than the session has.
+    #[error("the scores to replay do not cover {layers} layers and a context of {context}; read them for as many")]
+    ReplayCover {
+        /// MoE layers of the model.
+        layers: usize,
+        /// Positions of the session.
+        context: usize,
+    },
+    /// More tokens than were recorded.
+    #[error(
+        "the recorded run has {recorded} tokens, this one comes to {wanted}; shorten it (-n, --limit), or replay a longer record"
+    )]
+    ReplayEnd {
+        /// Tokens in the trace.
+        recorded: usize,
+        /// Tokens that would be needed.
+        wanted: usize,
+    },
+    /// Another text than was recorded.
+    #[error(
+        "token {index} of the recorded run is {recorded}, of this one {given}; a replay needs the same text, model, seed and sampling"
+    )]
+    ReplayToken {
+        /// Place among all tokens run, from 0.
+        index: usize,
+        /// The id in the trace.
+        recorded: u32,
+        /// The id now.
+        given: u32,
+    },
     /// An earlier step of this session failed half-way.
     #[error("an earlier step of this session failed; clear the session and give the whole text again")]
     SessionFailed,

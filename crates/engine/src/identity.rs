@@ -24,6 +24,13 @@ impl ModelIdentity {
     }
 }
 
+impl ModelIdentity {
+    /// The identity as a number, as traces hold it.
+    pub fn fingerprint(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for ModelIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -2,9 +2,10 @@
 
 use crate::engine::StepRequest;
 use crate::layers::LogitsWanted;
+use crate::tap::{RoutingObserver, RoutingTap, Start};
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
-use moce_routing::{EvictionState, Phase, RoutingOptions, SessionRouting};
+use moce_routing::{EvictionState, Phase, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
 use std::sync::Arc;
 
 /// A text in progress. Tokens go in, logits for the next token come out.
@@ -12,6 +13,7 @@ pub struct Session {
     engine: Arc<Engine>,
     kv: KvCache,
     routing: SessionRouting,
+    tap: RoutingTap,
     position: usize,
     /// Whether a step failed half-way, so that routing state and position no longer agree.
     failed: bool,
@@ -37,6 +39,7 @@ impl Session {
         Ok(Session {
             kv: KvCache::new(engine.kv_shape(), h.layers)?,
             routing: engine.begin_routing(routing, capacity)?,
+            tap: RoutingTap::new(),
             position: 0,
             failed: false,
             logits: vec![0.0; h.vocabulary],
@@ -107,6 +110,7 @@ impl Session {
         self.engine.end_routing(&self.routing);
         self.routing.restart_caches();
         self.engine.hold(&self.routing);
+        self.tap.start(Start::Window);
         self.position = 0;
         self.failed = false;
     }
@@ -120,8 +124,54 @@ impl Session {
         self.engine.end_routing(&self.routing);
         let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
         self.routing = self.engine.begin_routing(self.routing.options(), &capacity)?;
+        self.tap.start(Start::Sequence);
         self.failed = false;
         Ok(())
+    }
+
+    /// From now on the scores of a trace take the place of the routers' own: a token at position t of its text takes those of the trace's
+    /// token t (`docs/formats/trace.md` says which where layers or lengths differ). For speed and hit rates: the text means nothing.
+    ///
+    /// # Errors
+    /// N or K of the trace are not the model's, or the replay was read for fewer layers or positions than the session has.
+    pub fn replay_scores(&mut self, replay: Arc<ScoreReplay>) -> Result<(), Error> {
+        let (experts, per_token) = self.engine.hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
+        replay.check(experts, per_token)?;
+        let (layers, context) = (self.routing.layer_count(), self.engine.context());
+        if !replay.covers(layers, context) {
+            return Err(Error::ReplayCover { layers, context });
+        }
+        self.tap.replay_scores(replay);
+        Ok(())
+    }
+
+    /// From now on the selections of a trace are re-applied, token after token as they are run, whatever the session's policy says: a
+    /// recorded run comes out the same whatever its timing was. Text that was not recorded is refused when it is run.
+    ///
+    /// # Errors
+    /// The trace is of another model.
+    pub fn replay_selections(&mut self, replay: Arc<SelectionReplay>) -> Result<(), Error> {
+        let (header, opened) = (replay.header(), self.engine.identity().fingerprint());
+        if header.model.fingerprint != opened {
+            return Err(Error::ReplayModel { recorded: header.model.fingerprint, opened });
+        }
+        let (experts, per_token) = self.engine.hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
+        let recorded = (header.layers.len(), header.experts, header.experts_per_token);
+        if recorded != (self.routing.layer_count(), experts, per_token) {
+            return Err(Error::ReplayModel { recorded: header.model.fingerprint, opened });
+        }
+        self.tap.replay_selections(replay);
+        Ok(())
+    }
+
+    /// From now on `observer` sees every choice. One that was there before is given back.
+    pub fn observe(&mut self, observer: Box<dyn RoutingObserver>) -> Option<Box<dyn RoutingObserver>> {
+        self.tap.observe(Some(observer))
+    }
+
+    /// Gives back the observer, if there is one.
+    pub fn stop_observing(&mut self) -> Option<Box<dyn RoutingObserver>> {
+        self.tap.observe(None)
     }
 
     /// Runs prompt tokens, in chunks, and leaves the logits of the last.
@@ -178,14 +228,16 @@ impl Session {
         if tokens.len() > self.remaining() {
             return Err(Error::ContextFull { wanted: self.position + tokens.len(), context: self.engine.context() });
         }
-        Ok(())
+        self.tap.check(tokens)
     }
 
     fn step(&mut self, tokens: &[u32], phase: Phase, mut logits: LogitsWanted<'_>) -> Result<(), Error> {
         self.failed = true;
+        self.tap.begin(tokens, self.position, phase);
         self.engine.step(StepRequest {
             kv: &mut self.kv,
             routing: &mut self.routing,
+            tap: &mut self.tap,
             tokens,
             first_position: self.position,
             phase,
@@ -197,6 +249,7 @@ impl Session {
         {
             return Err(Error::NonFinite { layer: self.engine.hyperparameters().layers });
         }
+        self.tap.end(tokens.len())?;
         self.position += tokens.len();
         self.failed = false;
         Ok(())

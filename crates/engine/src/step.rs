@@ -3,6 +3,7 @@
 use crate::experts::ExpertStore;
 use crate::layers::{LogitsWanted, Prefetch};
 use crate::scratch::Scratch;
+use crate::tap::RoutingTap;
 use crate::weights::{VectorId, Weights};
 use crate::{Error, Hyperparameters};
 use moce_kernels::{Activations, Cpu, KvCache};
@@ -17,6 +18,7 @@ pub(crate) struct Step<'a> {
     pub(crate) experts: &'a mut ExpertStore,
     pub(crate) kv: &'a mut KvCache,
     pub(crate) routing: &'a mut SessionRouting,
+    pub(crate) tap: &'a mut RoutingTap,
     pub(crate) scratch: &'a mut Scratch,
     /// Token ids of the chunk; all below the vocabulary's size.
     pub(crate) tokens: &'a [u32],

@@ -90,6 +90,13 @@ impl Layer {
         }
     }
 
+    /// As at the start of a session, but for what was counted.
+    pub(crate) fn restart(&mut self, start: &[u32]) {
+        self.restart_cache(&[]);
+        (self.range_sum, self.range_count, self.tokens) = (0.0, 0, 0);
+        self.restart_cache(start);
+    }
+
     /// Routes one token (METHOD.md, "One token in one layer", 1 to 5).
     pub(crate) fn route(
         &mut self,

@@ -10,7 +10,7 @@
 //! One [`SessionRouting`] per session; the engine calls [`SessionRouting::route`] once per token and MoE layer. Routing
 //! weights are the engine's: they always come from the original scores.
 //!
-//! Reading order: `options`, `scores`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `state`,
+//! Reading order: `options`, `scores`, `session`, `layer`, `ranking`, `policies`, `evictions`, `selection`, `figures`, `belady`, `global`, `state`,
 //! `trace`.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod bits;
 mod error;
 mod evictions;
 mod figures;
+mod global;
 mod layer;
 mod options;
 mod order;
@@ -39,6 +40,7 @@ pub use belady::belady;
 pub use error::Error;
 pub use evictions::EvictionSpec;
 pub use figures::{Counts, Lifetimes, effective_experts};
+pub use global::{Batch, GlobalLru, GlobalShape, Lookups, global_belady};
 pub use options::{LayerShape, Phase, RoutingOptions, TouchOrder};
 pub use policies::{CachePrior, Cumulative, DropCold, Lambda, MaxRank, Policy, Prune, Swap};
 pub use scores::RouterScores;
@@ -47,6 +49,6 @@ pub use session::SessionRouting;
 pub use start::Start;
 pub use state::{EvictionState, LayerState};
 pub use trace::{
-    Precision, ScoreKind, ScoreReplay, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceReader,
-    TraceToken, TraceWriter,
+    Precision, ScoreKind, ScoreReplay, SelectionReplay, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel,
+    TraceReader, TraceToken, TraceWriter,
 };

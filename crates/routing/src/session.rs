@@ -111,6 +111,14 @@ impl SessionRouting {
         }
     }
 
+    /// Sets caches, evictions' data, range and position back to those of a new session; counts stay, and experts that were cached count as
+    /// still cached in the lifetimes. For simulations that go on to the next text.
+    pub fn restart(&mut self) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.restart(&self.options.start.experts(index, layer.shape));
+        }
+    }
+
     /// Sets all counts to zero.
     pub fn clear_figures(&mut self) {
         self.layers.iter_mut().for_each(Layer::clear_figures);

@@ -55,7 +55,10 @@ impl Start {
     }
 
     /// The experts of one layer, least recent first.
-    pub(crate) fn experts(&self, layer: usize, shape: LayerShape) -> Vec<u32> {
+    ///
+    /// # Panics
+    /// There are lists, and none for this layer.
+    pub fn experts(&self, layer: usize, shape: LayerShape) -> Vec<u32> {
         match self {
             Self::Empty => Vec::new(),
             Self::First => (0..shape.capacity as u32).collect(),

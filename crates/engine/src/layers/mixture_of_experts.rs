@@ -137,7 +137,7 @@ impl MixtureOfExperts {
     fn choose(&self, step: &mut Step<'_>) -> Result<(), Error> {
         let ExpertShape { count, renormalise, weight_scale, .. } = self.shape;
         let tokens = step.tokens.len();
-        let Step { cpu, weights, experts, scratch, routing, phase, .. } = step;
+        let Step { cpu, weights, experts, scratch, routing, tap, phase, .. } = step;
         let moe = &mut scratch.experts;
         let scores = &mut moe.scores[..tokens * count];
         let router = weights.matrix(self.router);
@@ -146,7 +146,7 @@ impl MixtureOfExperts {
         moe.first_row.fill(0);
         let mut choices = 0;
         for (token, scores) in scores.chunks_exact_mut(count).enumerate() {
-            routing.route(self.experts.0, &*scores, *phase, &mut moe.selection)?;
+            tap.route(routing, self.experts.0, token, scores, *phase, &mut moe.selection)?;
             for expert in moe.selection.misses().filter(|&expert| routing.is_cached(self.experts.0, expert)) {
                 experts.hold(self.experts, expert);
             }

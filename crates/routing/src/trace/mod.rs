@@ -5,13 +5,14 @@
 //! ```
 //!
 //! [`TraceWriter`] and [`TraceReader`] stream over any writer and reader, token by token; [`ScoreReplay`] keeps the scores of a
-//! trace to feed them to another model. A trace may be wrong or malicious: every number is checked before it is used, and
+//! trace to feed them to another model, [`SelectionReplay`] its selections to force them on the same one. A trace may be wrong or malicious: every number is checked before it is used, and
 //! nothing is allocated that the bytes read so far do not justify. Files are the caller's.
 
 mod error;
 mod header;
 mod reader;
 mod replay;
+mod selections;
 mod stream;
 mod token;
 mod writer;
@@ -20,6 +21,7 @@ pub use error::TraceError;
 pub use header::{Precision, ScoreKind, StoredScores, TraceHeader, TraceLayer, TraceModel};
 pub use reader::TraceReader;
 pub use replay::ScoreReplay;
+pub use selections::SelectionReplay;
 pub use token::TraceToken;
 pub use writer::TraceWriter;
 

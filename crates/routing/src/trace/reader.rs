@@ -42,6 +42,11 @@ impl<R: Read> TraceReader<R> {
         self.tokens
     }
 
+    /// Bytes read so far: of the whole trace after its last token.
+    pub fn bytes(&self) -> u64 {
+        self.source.offset
+    }
+
     /// Reads the next token; `None` after the last, when the whole trace has been checked.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ pub struct ScoreReplay {
     experts: usize,
     per_token: usize,
     tokens: u64,
-    /// `[tokens, layers, experts]`
+    /// `[tokens, layers, experts]`, of the first tokens that are needed.
     scores: Vec<f32>,
 }
 
@@ -36,8 +36,7 @@ impl ScoreReplay {
             return Err(TraceError::NoScores);
         }
         let layers = header.layers.len();
-        let turns = model_layers.saturating_sub(1) / layers;
-        let needed = positions as u64 + STRIDE * turns as u64;
+        let needed = needed_tokens(model_layers, layers, positions);
         let mut replay = ScoreReplay {
             layers,
             experts: header.experts,
@@ -66,6 +65,12 @@ impl ScoreReplay {
         Err(TraceError::Shape { trace_experts, trace_per_token, experts, per_token })
     }
 
+    /// Whether what was kept is enough for a model of so many MoE layers and tokens below `positions`.
+    pub fn covers(&self, model_layers: usize, positions: usize) -> bool {
+        let kept = (self.scores.len() / (self.layers * self.experts)) as u64;
+        kept == self.tokens || needed_tokens(model_layers, self.layers, positions) <= kept
+    }
+
     /// Tokens of the trace.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -80,4 +85,10 @@ impl ScoreReplay {
         let row = token as usize * self.layers + layer % self.layers;
         &self.scores[row * self.experts..(row + 1) * self.experts]
     }
+}
+
+/// Tokens from the start of a trace that the layers of a model can come to, if the trace does not end before.
+fn needed_tokens(model_layers: usize, trace_layers: usize, positions: usize) -> u64 {
+    let turns = model_layers.saturating_sub(1) / trace_layers;
+    positions as u64 + STRIDE * turns as u64
 }

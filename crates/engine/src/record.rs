@@ -1,0 +1,117 @@
+//! Writes a trace of a session while it runs: what was chosen and, if wanted, what the routers said (`docs/formats/trace.md`).
+//!
+//! A step runs layer by layer and a trace holds token by token, so the tokens of a step are kept until it is done. The file has its name
+//! only when it is whole.
+
+use crate::tap::{ObservedStep, RoutingObserver};
+use crate::{Engine, Error, Session};
+use moce_routing::{
+    Policy, Selection, SessionRouting, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken,
+    TraceWriter,
+};
+use std::io::{BufWriter, Error as IoError, ErrorKind};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Records a session: give it to [`Session::observe`].
+pub struct RoutingRecorder {
+    path: PathBuf,
+    overwrite: bool,
+    writer: TraceWriter<BufWriter<NamedTempFile>>,
+    /// The tokens of the step; more than it has where an earlier one had more.
+    tokens: Vec<TraceToken>,
+    /// Tokens of the step.
+    count: usize,
+}
+
+impl RoutingRecorder {
+    /// Begins a trace of what `session` does from now on; without `scores` selections alone. `overwrite`: a file of that name gives way
+    /// when the trace is whole.
+    ///
+    /// # Errors
+    /// The model has no experts, or the file exists already or cannot be made.
+    pub fn create(
+        path: &Path,
+        session: &Session,
+        scores: Option<StoredScores>,
+        overwrite: bool,
+    ) -> Result<RoutingRecorder, Error> {
+        if !overwrite && path.exists() {
+            return Err(file_error(path, IoError::new(ErrorKind::AlreadyExists, "exists already; give another name")));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).map_err(|cause| file_error(path, cause))?;
+        let header = header(session.engine(), session.routing(), scores);
+        let writer = TraceWriter::new(BufWriter::new(file), header).map_err(|cause| trace_error(path, cause))?;
+        Ok(RoutingRecorder { path: path.to_owned(), overwrite, writer, tokens: Vec::new(), count: 0 })
+    }
+}
+
+impl RoutingObserver for RoutingRecorder {
+    fn begin(&mut self, step: &ObservedStep<'_>) {
+        self.count = step.tokens.len();
+        let header = self.writer.header();
+        while self.tokens.len() < self.count {
+            self.tokens.push(TraceToken::new(header));
+        }
+        for (index, (token, &id)) in self.tokens.iter_mut().zip(step.tokens).enumerate() {
+            token.id = Some(id);
+            token.phase = step.phase;
+            token.starts_sequence = index == 0 && step.starts_sequence;
+            token.starts_window = index == 0 && step.starts_window;
+        }
+    }
+
+    fn routed(&mut self, layer: usize, token: usize, scores: &[f32], selection: &Selection) {
+        self.tokens[token].set_layer(layer, selection.ranked(), scores);
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let mut tokens = self.tokens[..self.count].iter();
+        tokens.try_for_each(|token| self.writer.write(token)).map_err(|cause| trace_error(&self.path, cause))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Error> {
+        let RoutingRecorder { path, overwrite, writer, .. } = *self;
+        let buffer = writer.finish().map_err(|cause| trace_error(&path, cause))?;
+        let file = buffer.into_inner().map_err(|error| file_error(&path, error.into_error()))?;
+        let renamed = if overwrite { file.persist(&path) } else { file.persist_noclobber(&path) };
+        renamed.map(drop).map_err(|refused| file_error(&path, refused.error))
+    }
+}
+
+fn file_error(path: &Path, cause: IoError) -> Error {
+    Error::TraceFile { path: path.to_owned(), cause }
+}
+
+fn trace_error(path: &Path, cause: TraceError) -> Error {
+    Error::Trace { path: path.to_owned(), cause }
+}
+
+fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores>) -> TraceHeader {
+    let h = engine.hyperparameters();
+    let (experts, experts_per_token) = h.experts.map_or((0, 0), |experts| (experts.count, experts.per_token));
+    let policy = |policy: &Policy| {
+        // With every default written out; a policy that a session runs is valid for its layers.
+        policy.resolved(experts, experts_per_token).unwrap_or_else(|_| policy.clone()).to_string()
+    };
+    let options = routing.options();
+    let layer = |(layer, &expert_bytes)| TraceLayer { expert_bytes, capacity: routing.shape(layer).capacity };
+    TraceHeader {
+        model: TraceModel {
+            name: engine.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            architecture: h.architecture.clone(),
+            fingerprint: engine.identity().fingerprint(),
+            bytes: engine.file_bytes(),
+        },
+        layers: engine.expert_bytes().iter().enumerate().map(layer).collect(),
+        experts,
+        experts_per_token,
+        scores,
+        policy: policy(&options.policy),
+        prompt_policy: policy(&options.prompt_policy),
+        eviction: options.eviction.to_string(),
+        touch: options.touch,
+        start: options.start.clone(),
+    }
+}

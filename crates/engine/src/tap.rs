@@ -1,0 +1,192 @@
+//! Between a session's routers and its policy: scores or selections from elsewhere instead of the session's own, and an observer that sees
+//! what was chosen. Without either, a step does and allocates nothing more than before.
+
+use crate::{Engine, Error};
+use moce_routing::{
+    Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TraceError, TraceReader,
+};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+impl Engine {
+    /// The scores of a trace, as far as a session of this engine can come to need them.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no trace, or holds no scores or no tokens.
+    pub fn read_scores(&self, path: &Path) -> Result<Arc<ScoreReplay>, Error> {
+        let read = |reader| ScoreReplay::read(reader, self.plan().experts.len(), self.context());
+        read_trace(path)?.and_then(read).map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
+    }
+
+    /// The selections of a trace.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no trace.
+    pub fn read_selections(&self, path: &Path) -> Result<Arc<SelectionReplay>, Error> {
+        let read = read_trace(path)?.and_then(SelectionReplay::read);
+        read.map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
+    }
+}
+
+fn read_trace(path: &Path) -> Result<Result<TraceReader<BufReader<File>>, TraceError>, Error> {
+    let file = File::open(path).map_err(|cause| Error::TraceFile { path: path.to_owned(), cause })?;
+    Ok(TraceReader::new(BufReader::new(file)))
+}
+
+/// What is about to be routed.
+#[derive(Clone, Copy, Debug)]
+pub struct ObservedStep<'a> {
+    /// The tokens of the step.
+    pub tokens: &'a [u32],
+    /// Whether they are given or generated.
+    pub phase: Phase,
+    /// Whether the first of them is the first of a text whose routing state begins anew.
+    pub starts_sequence: bool,
+    /// Whether the first of them is the first of a text that takes the range over from the one before.
+    pub starts_window: bool,
+}
+
+/// Sees every choice of a session. A step runs layer by layer, and token by token within a layer.
+pub trait RoutingObserver: Send {
+    /// A step begins.
+    fn begin(&mut self, step: &ObservedStep<'_>);
+
+    /// A token of the step (by its index) was routed in an MoE layer (by its index among them). `scores` are what the model sorts by, one
+    /// per expert, before any policy changed them.
+    fn routed(&mut self, layer: usize, token: usize, scores: &[f32], selection: &Selection);
+
+    /// The step is done in all layers. A step that fails ends without this.
+    ///
+    /// # Errors
+    /// What was seen cannot be kept; the step then fails.
+    fn end(&mut self) -> Result<(), Error>;
+
+    /// The session is observed no longer.
+    ///
+    /// # Errors
+    /// What was seen cannot be kept.
+    fn finish(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// What a session's choices come from, and who sees them.
+pub(crate) struct RoutingTap {
+    source: Source,
+    observer: Option<Box<dyn RoutingObserver>>,
+    start: Option<Start>,
+    /// Position of the step's first token in the session.
+    first_position: usize,
+}
+
+/// What begins with the next token.
+#[derive(Clone, Copy)]
+pub(crate) enum Start {
+    Sequence,
+    Window,
+}
+
+enum Source {
+    /// The model's routers and the session's policy.
+    Router,
+    /// Recorded scores and the session's policy.
+    Scores(Arc<ScoreReplay>),
+    /// Recorded selections.
+    Selections {
+        replay: Arc<SelectionReplay>,
+        /// Tokens replayed before the step.
+        done: usize,
+        /// The selection at hand.
+        chosen: Vec<u32>,
+    },
+}
+
+impl RoutingTap {
+    pub(crate) fn new() -> RoutingTap {
+        RoutingTap { source: Source::Router, observer: None, start: Some(Start::Sequence), first_position: 0 }
+    }
+
+    pub(crate) fn replay_scores(&mut self, replay: Arc<ScoreReplay>) {
+        self.source = Source::Scores(replay);
+    }
+
+    pub(crate) fn replay_selections(&mut self, replay: Arc<SelectionReplay>) {
+        let chosen = Vec::with_capacity(replay.header().experts_per_token);
+        self.source = Source::Selections { replay, done: 0, chosen };
+    }
+
+    /// Exchanges the observer.
+    pub(crate) fn observe(&mut self, observer: Option<Box<dyn RoutingObserver>>) -> Option<Box<dyn RoutingObserver>> {
+        std::mem::replace(&mut self.observer, observer)
+    }
+
+    /// The next token begins something; a sequence where both are said.
+    pub(crate) fn start(&mut self, start: Start) {
+        if !matches!(self.start, Some(Start::Sequence)) {
+            self.start = Some(start);
+        }
+    }
+
+    /// Whether a replay goes on with these tokens; asked before the first step of several.
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let Source::Selections { replay, done, .. } = &self.source else { return Ok(()) };
+        let wanted = done + tokens.len();
+        if wanted > replay.tokens() {
+            return Err(Error::ReplayEnd { recorded: replay.tokens(), wanted });
+        }
+        for (index, &given) in (*done..).zip(tokens) {
+            if let Some(recorded) = replay.id(index).filter(|&recorded| recorded != given) {
+                return Err(Error::ReplayToken { index, recorded, given });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn begin(&mut self, tokens: &[u32], first_position: usize, phase: Phase) {
+        self.first_position = first_position;
+        if let Some(observer) = &mut self.observer {
+            observer.begin(&ObservedStep {
+                tokens,
+                phase,
+                starts_sequence: matches!(self.start, Some(Start::Sequence)),
+                starts_window: matches!(self.start, Some(Start::Window)),
+            });
+        }
+    }
+
+    /// Routes a token of the step in an MoE layer. Replayed scores take the place of the router's in `scores`.
+    pub(crate) fn route(
+        &mut self,
+        routing: &mut SessionRouting,
+        layer: usize,
+        token: usize,
+        scores: &mut [f32],
+        phase: Phase,
+        selection: &mut Selection,
+    ) -> Result<(), Error> {
+        match &mut self.source {
+            Source::Router => routing.route(layer, &*scores, phase, selection)?,
+            Source::Scores(replay) => {
+                scores.copy_from_slice(replay.scores(layer, self.first_position + token));
+                routing.route(layer, &*scores, phase, selection)?;
+            }
+            Source::Selections { replay, done, chosen } => {
+                chosen.clear();
+                chosen.extend(replay.selection(*done + token, layer));
+                routing.replay(layer, chosen, Some(RouterScores::from(&*scores)), phase, selection)?;
+            }
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.routed(layer, token, scores, selection);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end(&mut self, tokens: usize) -> Result<(), Error> {
+        self.start = None;
+        if let Source::Selections { done, .. } = &mut self.source {
+            *done += tokens;
+        }
+        self.observer.as_mut().map_or(Ok(()), |observer| observer.end())
+    }
+}

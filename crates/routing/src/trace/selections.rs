@@ -1,0 +1,59 @@
+//! Selections of a trace, to be re-applied: a run with another policy, timing or capacity then chooses as the recorded one did.
+
+use super::{NO_EXPERT, TraceError, TraceHeader, TraceReader};
+use std::io::Read;
+
+/// The selections of a trace, in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectionReplay {
+    header: TraceHeader,
+    /// The tokens' ids, where they are known.
+    ids: Vec<Option<u32>>,
+    /// `[tokens, layers, K]`
+    selections: Vec<u16>,
+}
+
+impl SelectionReplay {
+    /// Reads a trace to its end; scores are left aside.
+    ///
+    /// # Errors
+    /// The trace is damaged.
+    pub fn read<R: Read>(mut reader: TraceReader<R>) -> Result<SelectionReplay, TraceError> {
+        let (mut ids, mut selections) = (Vec::new(), Vec::new());
+        while let Some(token) = reader.next_token()? {
+            ids.push(token.id);
+            selections.extend_from_slice(&token.selections);
+        }
+        Ok(SelectionReplay { header: reader.header().clone(), ids, selections })
+    }
+
+    /// What the trace is about.
+    pub fn header(&self) -> &TraceHeader {
+        &self.header
+    }
+
+    /// Tokens of the trace.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The id of a token, if it is known.
+    ///
+    /// # Panics
+    /// There is no such token.
+    pub fn id(&self, token: usize) -> Option<u32> {
+        self.ids[token]
+    }
+
+    /// The experts chosen for a token in a layer, strongest first.
+    ///
+    /// # Panics
+    /// There is no such token or layer.
+    pub fn selection(&self, token: usize, layer: usize) -> impl Iterator<Item = u32> + '_ {
+        let (layers, per_token) = (self.header.layers.len(), self.header.experts_per_token);
+        assert!(layer < layers, "layer {layer} of {layers}");
+        let row = (token * layers + layer) * per_token;
+        let chosen = self.selections[row..row + per_token].iter().take_while(|&&id| id != NO_EXPERT);
+        chosen.map(|&id| id.into())
+    }
+}
