@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(arguments, &cli.global),
         Command::Perplexity(arguments) => commands::perplexity::run(arguments, &cli.global),
         Command::Sweep(arguments) => commands::sweep::run(arguments, &cli.global),
+        Command::Tune(arguments) => commands::tune::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),
     };

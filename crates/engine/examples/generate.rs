@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sampler_options = SamplerOptions { seed: 42, ..SamplerOptions::default() };
     let mut sampler = Sampler::new(sampler_options, engine.hyperparameters().vocabulary);
     let tokens = engine.tokenizer().encode_prompt(&prompt)?;
-    let options = GenerateOptions { max_tokens: 100, stop: Vec::new(), ignore_end: false };
+    let options = GenerateOptions { max_tokens: 100, ..GenerateOptions::default() };
     let answer = generate(&mut session, &mut sampler, &tokens, &options, &mut |piece| {
         print!("{}", piece.text);
         // Show each piece as it comes; a closed pipe ends the generation.

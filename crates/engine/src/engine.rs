@@ -145,6 +145,14 @@ impl Engine {
         })
     }
 
+    /// Which model a file holds.
+    ///
+    /// # Errors
+    /// It names no architecture.
+    pub fn identity_of(gguf: &Gguf) -> Result<ModelIdentity, Error> {
+        Ok(ModelIdentity::of(gguf, gguf.metadata().string("general.architecture")?))
+    }
+
     /// The memory plan that [`Engine::load`] would follow; no tensor data is read.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Generation: prompt in, text out piece by piece, until something ends it.
 
+use crate::pace::{Pace, PaceKeeper};
 use crate::tokenizer::Decoder;
 use crate::{Error, Sampler, Session, Traffic};
 use moce_routing::{Counts, Phase};
@@ -7,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// When a generation ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
     /// Most tokens generated.
     pub max_tokens: usize,
@@ -15,6 +16,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Goes on past the model's end tokens.
     pub ignore_end: bool,
+    /// Moves the routing policy of generated tokens to hold a speed; the policy that it leaves stays with the session.
+    pub pace: Option<Pace>,
 }
 
 /// Why a generation ended.
@@ -108,6 +111,10 @@ pub fn generate(
     prompt.iter().for_each(|&token| sampler.accept(token));
     let between = Meter::read(session);
 
+    let mut keeper = options.pace.clone().map(PaceKeeper::new);
+    if let Some(keeper) = &keeper {
+        session.set_policy(keeper.policy())?;
+    }
     let mut decoder = engine.tokenizer().decoder();
     let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
     let mut token_ids = Vec::new();
@@ -143,6 +150,9 @@ pub fn generate(
         }
         session.decode(token)?;
         run += 1;
+        if let Some(policy) = keeper.as_mut().and_then(PaceKeeper::token) {
+            session.set_policy(policy)?;
+        }
     };
     let rest = output.finish(decoder, stop_reason);
     if stop_reason != StopReason::Cancelled {

@@ -16,7 +16,7 @@
 //! let mut session = Session::new(&engine)?;
 //! let mut sampler = Sampler::new(SamplerOptions::default(), engine.hyperparameters().vocabulary);
 //! let prompt = engine.tokenizer().encode_prompt("Once upon a time")?;
-//! let options = GenerateOptions { max_tokens: 100, stop: vec![], ignore_end: false };
+//! let options = GenerateOptions { max_tokens: 100, ..Default::default() };
 //! let answer = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
 //!     print!("{}", piece.text);
 //!     ControlFlow::Continue(())
@@ -46,6 +46,7 @@ mod identity;
 mod layers;
 mod load;
 mod meter;
+mod pace;
 mod plan;
 mod record;
 mod sampler;
@@ -68,6 +69,7 @@ pub use hyperparameters::{ExpertShape, Hyperparameters, RopeKeys};
 pub use identity::ModelIdentity;
 pub use layers::Prefetch;
 pub use meter::Meter;
+pub use pace::Pace;
 pub use plan::MemoryPlan;
 pub use record::RoutingRecorder;
 pub use sampler::{Sampler, SamplerOptions};

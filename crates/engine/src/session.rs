@@ -5,7 +5,7 @@ use crate::layers::LogitsWanted;
 use crate::tap::{RoutingObserver, RoutingTap, Start};
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
-use moce_routing::{EvictionState, Phase, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
+use moce_routing::{EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
 use std::sync::Arc;
 
 /// A text in progress. Tokens go in, logits for the next token come out.
@@ -102,6 +102,15 @@ impl Session {
         self.routing = warm;
         self.engine.hold(&self.routing);
         self.engine.warm_up(&self.routing)
+    }
+
+    /// Another policy for the generated tokens from now on; caches, range and counts stay.
+    ///
+    /// # Errors
+    /// Its parameters do not fit the model.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), Error> {
+        let prompt_policy = self.routing.options().prompt_policy.clone();
+        Ok(self.routing.set_policies(policy, prompt_policy)?)
     }
 
     /// Starts a new text with what policies have learned: caches are emptied (or as they are at a start), the running range of the scores

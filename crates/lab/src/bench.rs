@@ -61,7 +61,7 @@ pub fn bench(
     options: &BenchOptions,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<BenchReport, Error> {
-    let generation = GenerateOptions { max_tokens: options.tokens + 1, stop: Vec::new(), ignore_end: true };
+    let generation = GenerateOptions { max_tokens: options.tokens + 1, ignore_end: true, ..GenerateOptions::default() };
     let sampling = SamplerOptions { seed: options.seed, ..SamplerOptions::default() };
     let mut rounds = Vec::with_capacity(options.rounds);
     for round in 0..options.rounds.max(1) {

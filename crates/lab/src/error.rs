@@ -54,6 +54,20 @@ pub enum Error {
         /// The output folder.
         path: PathBuf,
     },
+    /// A profile of another model.
+    #[error("the profile was made for {made_for}, another model; `moce tune` makes one for this")]
+    OtherModel {
+        /// File name of the model that it was made for.
+        made_for: String,
+    },
+    /// Nothing can be said about the spread of so few windows.
+    #[error(
+        "half of the text has {windows} windows; two are the least, fifty are good (a longer text or a shorter --window helps)"
+    )]
+    TooFewWindows {
+        /// Windows in a half.
+        windows: usize,
+    },
     /// The caller ended it.
     #[error("interrupted")]
     Interrupted,

@@ -5,11 +5,14 @@
 
 mod bench;
 mod error;
+mod files;
 mod grid;
 mod perplexity;
 mod prediction;
 mod spread;
+pub mod statistics;
 mod sweep;
+mod tune;
 
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
 pub use error::Error;
@@ -20,3 +23,4 @@ pub use spread::Spread;
 pub use sweep::{
     CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, Timing, merge, sweep,
 };
+pub use tune::{Half, Measured, Profile, Trial, TuneOptions, tune};

@@ -5,9 +5,9 @@ mod sampling;
 
 pub(crate) use model::{
     CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
-    positive,
+    parse_share, positive,
 };
-pub(crate) use sampling::Sampling;
+pub(crate) use sampling::{Sampling, parse_positive};
 
 use crate::commands::bench::Bench;
 use crate::commands::completions::Completions;
@@ -19,6 +19,7 @@ use crate::commands::plan::Plan;
 use crate::commands::run::Run;
 use crate::commands::sweep::Sweep;
 use crate::commands::tokenize::Tokenize;
+use crate::commands::tune::Tune;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs Mixture-of-Experts language models from GGUF files.
@@ -87,6 +88,12 @@ pub(crate) enum Command {
         indexed jobs), or one Ray task a shard, all with the same command; then merge the folders."
     )]
     Sweep(Sweep),
+    /// Find the routing with the fewest misses within a stated loss of quality, and write a profile
+    #[command(
+        after_help = "Examples:\n  moce tune -f text.txt --max-loss 1% -o demo.profile\n  moce run --profile demo.profile -p \"Once\"\n\n\
+        Parameters are chosen on the first half of the text and accepted by the second."
+    )]
+    Tune(Tune),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
     Completions(Completions),

@@ -1,9 +1,10 @@
 //! The options of every command that runs a model, and what they turn into.
 
 use crate::size;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use moce_engine::routing::{self, EvictionSpec, Policy, RoutingOptions, Start, TouchOrder};
 use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, Prefetch};
+use moce_lab::Profile;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,6 +19,9 @@ pub(crate) struct ModelOptions {
     /// [default: what the memory gives]
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
     pub(crate) capacity: Option<Capacity>,
+    /// Routing, eviction and capacities from a file that `moce tune` wrote for this model
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "capacity"])]
+    pub(crate) profile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) common: CommonOptions,
 }
@@ -113,6 +117,29 @@ pub(crate) enum Kv {
     #[value(name = "q8_0")]
     Q8_0,
     F32,
+}
+
+impl ModelOptions {
+    /// The engine's options, and the profile that they come from.
+    pub(crate) fn engine_options(
+        &self,
+        routing_prompt: RoutingPrompt,
+        model_context: impl FnOnce() -> anyhow::Result<usize>,
+    ) -> anyhow::Result<(EngineOptions, Option<Profile>)> {
+        let mut options =
+            self.common.engine_options(self.memory, self.capacity.as_ref(), routing_prompt, model_context)?;
+        let profile = self.profile.as_deref().map(Profile::read).transpose()?;
+        if let Some(profile) = &profile {
+            let policy = profile.policy()?;
+            if let RoutingPrompt::Same = self.common.routing_prompt.unwrap_or(routing_prompt) {
+                options.routing.prompt_policy = policy.clone();
+            }
+            options.routing.policy = policy;
+            options.routing.eviction = profile.eviction()?;
+            options.capacity = Some(Capacity::PerLayer(profile.capacity.clone()));
+        }
+        Ok((options, profile))
+    }
 }
 
 impl CommonOptions {
@@ -246,6 +273,15 @@ fn parse_start(text: &str) -> Result<Start, String> {
             Start::from_lists(&lists).map_err(|error| error.to_string())
         }
     }
+}
+
+/// A share, as a fraction or in percent.
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
+    };
+    share.ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected a share from 0 % to 100 %".into())
 }
 
 fn parse_backend(text: &str) -> Result<Backend, String> {

@@ -53,7 +53,7 @@ fn parse_non_negative(text: &str) -> Result<f32, String> {
     parse_real(text, "of at least 0", |x| x >= 0.0)
 }
 
-fn parse_positive(text: &str) -> Result<f32, String> {
+pub(crate) fn parse_positive(text: &str) -> Result<f32, String> {
     parse_real(text, "above 0", |x| x > 0.0)
 }
 

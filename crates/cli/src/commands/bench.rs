@@ -100,7 +100,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         let options =
             EngineOptions { memory, context: base.context.or(Some(context(arguments, &gguf)?)), ..base.clone() };
         let engine = Arc::new(Engine::load(&gguf, &options)?);
-        announce(&engine, global);
+        announce(&engine, None, global);
         for policy in arguments.policies() {
             report::reset_peak_memory();
             let prompt_policy = match arguments.options.routing_prompt {

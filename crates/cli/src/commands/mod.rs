@@ -10,12 +10,14 @@ pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod sweep;
 pub(crate) mod tokenize;
+pub(crate) mod tune;
 
 use crate::arguments::{Global, ModelOptions, RoutingPrompt};
 use crate::{model_path, report};
 use moce_engine::routing::Policy;
 use moce_engine::{Engine, EngineOptions};
 use moce_gguf::Gguf;
+use moce_lab::Profile;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,29 +30,39 @@ fn open_engine(
     adjust: impl FnOnce(&mut EngineOptions),
 ) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(model)?;
-    let mut options =
-        options
-            .common
-            .engine_options(options.memory, options.capacity.as_ref(), routing_prompt, || model_context(&path))?;
+    let (mut options, profile) = options.engine_options(routing_prompt, || model_context(&path))?;
     adjust(&mut options);
-    let engine = Engine::open(&path, &options)?;
-    announce(&engine, global);
+    let gguf = Gguf::open(&path)?;
+    if let Some(profile) = &profile {
+        profile.check(Engine::identity_of(&gguf)?)?;
+    }
+    let engine = Engine::load(&gguf, &options)?;
+    announce(&engine, profile.as_ref(), global);
     Ok(Arc::new(engine))
 }
 
 /// Says in one line what runs, and in a second one if that is lossy.
-fn announce(engine: &Engine, global: &Global) {
-    if !global.quiet {
-        eprintln!("{}", report::dim(&start_line(engine)));
-        let (policy, prompt) = (&engine.routing().policy, &engine.routing().prompt_policy);
-        if *policy != Policy::Original || *prompt != Policy::Original {
-            // Lossy is loud.
-            eprintln!(
-                "routing: {policy} (prompt: {prompt}): the text may differ from the model's own. What that costs has not been \
-                 measured on this model: `moce perplexity --routing {policy}` measures it"
-            );
-        }
+fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
+    if global.quiet {
+        return;
     }
+    eprintln!("{}", report::dim(&start_line(engine)));
+    let (policy, prompt) = (&engine.routing().policy, &engine.routing().prompt_policy);
+    if *policy == Policy::Original && *prompt == Policy::Original {
+        return;
+    }
+    // Lossy is loud.
+    let price = match profile {
+        Some(profile) => format!(
+            "measured on this model: perplexity {:+.2} %, at most {:+.2} %",
+            100.0 * profile.measured.perplexity_rise,
+            100.0 * profile.measured.perplexity_rise_upper
+        ),
+        None => "not measured on this model: `moce tune` measures it".to_owned(),
+    };
+    eprintln!(
+        "routing: {policy} (prompt: {prompt}): the text may differ from the model's own; what that costs is {price}"
+    );
 }
 
 /// The context length that the model was made for.

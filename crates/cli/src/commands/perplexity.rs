@@ -36,7 +36,7 @@ pub(crate) struct Perplexity {
 pub(super) const LOGIT_ROWS: usize = 64;
 
 /// Experts logically cached where nothing else is said.
-const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
+pub(super) const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
 
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;

@@ -1,7 +1,7 @@
 //! `moce plan`: what a model needs in memory, line by line, and how fast it will be on this machine.
 
 use super::model_context;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, parse_share};
 use crate::{model_path, report, size};
 use clap::{Args, ValueHint};
 use moce_engine::{Engine, EngineOptions, MemoryPlan, Meter};
@@ -32,21 +32,9 @@ pub(crate) struct Plan {
     pub(crate) options: ModelOptions,
 }
 
-fn parse_share(text: &str) -> Result<f64, String> {
-    let share = match text.strip_suffix('%') {
-        Some(percent) => percent.parse::<f64>().map(|percent| percent / 100.0),
-        None => text.parse::<f64>(),
-    };
-    share.ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "expected a share from 0 % to 100 %".into())
-}
-
 pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<()> {
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let options = &arguments.options;
-    let options =
-        options.common.engine_options(options.memory, options.capacity.as_ref(), RoutingPrompt::Original, || {
-            model_context(&path)
-        })?;
+    let (options, _) = arguments.options.engine_options(RoutingPrompt::Original, || model_context(&path))?;
     let gguf = Gguf::open(&path)?;
     let plan = Engine::plan_for(&gguf, &options)?;
     let machine = Machine::measure(&gguf, &options, plan.experts_per_token, arguments.flash_bandwidth)?;

@@ -1,12 +1,14 @@
 //! `moce run`: generates text from a prompt.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling};
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling, parse_positive};
 use crate::status::Status;
 use crate::{interrupt, prompt, report};
 use clap::{Args, ValueHint};
 use moce_engine::routing::Policy;
-use moce_engine::{CacheState, Engine, GenerateOptions, Generation, PhaseReport, Piece, Sampler, Session, generate};
+use moce_engine::{
+    CacheState, Engine, GenerateOptions, Generation, Pace, PhaseReport, Piece, Sampler, Session, generate,
+};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -39,6 +41,9 @@ pub(crate) struct Run {
     /// Take up which experts were cached from this file, if it is there, and save it at the end
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) cache_state: Option<PathBuf>,
+    /// Move the profile's lambda between 0 and its limit to hold so many tokens/s; such a run depends on time
+    #[arg(long, value_name = "TOKENS/S", requires = "profile", value_parser = parse_positive)]
+    pub(crate) target_tps: Option<f32>,
     /// Show speed, hits and flash traffic while text is written: in the terminal's title, or as a line where the text goes elsewhere
     #[arg(long)]
     pub(crate) status: bool,
@@ -66,6 +71,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         max_tokens: arguments.tokens,
         stop: arguments.stop.clone(),
         ignore_end: arguments.ignore_eos,
+        pace: arguments.pace(&engine)?,
     };
     let mut written = Ok(());
     let mut output = std::io::stdout().lock();
@@ -89,6 +95,19 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine)));
     }
     Ok(())
+}
+
+impl Run {
+    /// The wanted speed with the engine's policy as the limit.
+    fn pace(&self, engine: &Engine) -> anyhow::Result<Option<Pace>> {
+        let Some(tokens_per_second) = self.target_tps.map(f64::from) else { return Ok(None) };
+        match &engine.routing().policy {
+            Policy::CachePrior(limit) => Ok(Some(Pace { tokens_per_second, limit: limit.clone() })),
+            policy => {
+                anyhow::bail!("--target-tps moves the lambda of cache-prior, and the profile's policy is {policy}")
+            }
+        }
+    }
 }
 
 fn write_piece(output: &mut impl Write, piece: &Piece<'_>, json: bool) -> std::io::Result<()> {

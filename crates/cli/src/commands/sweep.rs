@@ -139,7 +139,7 @@ fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let context = options.context.unwrap_or(arguments.window + usize::from(arguments.bos));
     let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
     let engine = Arc::new(Engine::open(&path, &options)?);
-    announce(&engine, global);
+    announce(&engine, None, global);
     Ok(engine)
 }
 

@@ -3,11 +3,11 @@
 use super::cell::SweepCell;
 use super::report;
 use super::summary::{CellSummary, Timing, summarise};
+use crate::files::write_whole;
 use crate::{Error, PerplexityOptions, PerplexityReport};
 use moce_engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const CELLS: &str = "cells";
@@ -177,18 +177,4 @@ fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
         serde_json::from_slice(&bytes).map_err(|error| failed(path)(std::io::Error::other(error)))
     };
     paths.iter().map(read).collect()
-}
-
-/// Writes a file under another name and renames it when it is whole.
-pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
-    let failed = |cause| Error::File { path: path.to_owned(), cause };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new();
-    // What a file of anyone's has, less the user's mask.
-    #[cfg(unix)]
-    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = temporary.tempfile_in(folder).map_err(failed)?;
-    file.write_all(contents).map_err(failed)?;
-    file.persist(path).map_err(|refused| failed(refused.error))?;
-    Ok(())
 }

@@ -54,6 +54,15 @@ impl Lambda {
         words.map(number).collect::<Result<_, _>>().map(Self::PerLayer)
     }
 
+    /// Every λ times `share`.
+    #[must_use]
+    pub fn scaled(&self, share: f64) -> Self {
+        match self {
+            Self::Uniform(lambda) => Self::Uniform(lambda * share),
+            Self::PerLayer(lambdas) => Self::PerLayer(lambdas.iter().map(|lambda| lambda * share).collect()),
+        }
+    }
+
     fn at(&self, layer: usize) -> f64 {
         match self {
             Self::Uniform(lambda) => *lambda,

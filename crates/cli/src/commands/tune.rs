@@ -1,0 +1,106 @@
+//! `moce tune`: the policy with the fewest misses within a stated loss, as a profile.
+
+use super::perplexity::{DEFAULT_CAPACITY, LOGIT_ROWS};
+use super::{announce, model_context};
+use crate::arguments::{CommonOptions, Global, RoutingPrompt, parse_budget, parse_capacity, parse_share, positive};
+use crate::{interrupt, model_path, report};
+use anyhow::bail;
+use clap::{Args, ValueHint};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions};
+use moce_lab::{Half, PerplexityOptions, TuneOptions, tune};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Debug, Args)]
+pub(crate) struct Tune {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The text to tune on, like what the model will be used for; `-` is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// How much perplexity may rise, such as 1%
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = parse_share)]
+    pub(crate) max_loss: f64,
+    /// The profile to write
+    #[arg(short, long, value_name = "PROFILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Write over a profile that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Tokens predicted per window
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
+    pub(crate) window: usize,
+    /// Score at most this many tokens of each half
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Experts cached in each layer: a number, a share, or a file of one number per layer [default: 50%]
+    #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
+    pub(crate) capacity: Option<Capacity>,
+    /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
+    #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
+    pub(crate) memory: Budget,
+    #[command(flatten)]
+    pub(crate) options: CommonOptions,
+}
+
+pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
+    if arguments.output.exists() && !arguments.force {
+        bail!("{} exists; --force writes over it", arguments.output.display());
+    }
+    let text = model_path::read_text(&arguments.file)?;
+    let path = model_path::resolve(arguments.model.as_deref())?;
+    let options =
+        arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
+    let context = options.context.unwrap_or(arguments.window);
+    let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
+    let engine = Arc::new(Engine::open(&path, &options)?);
+    announce(&engine, None, global);
+    interrupt::listen();
+    let options = TuneOptions {
+        max_loss: arguments.max_loss,
+        capacity: arguments.capacity.clone().unwrap_or(DEFAULT_CAPACITY),
+        base: engine.routing().clone(),
+        perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false },
+    };
+    let profile = tune(&engine, &text, &options, &mut |trial| {
+        if !global.quiet {
+            let (half, at_most) = match trial.half {
+                Half::First => ("first half ", ""),
+                Half::Second => ("second half", "at most "),
+            };
+            let by_layer = if trial.by_layer { ", capacities by layer" } else { "" };
+            let (rise, misses) = (100.0 * trial.perplexity_rise, 100.0 * trial.miss_rate);
+            eprintln!("{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {}{by_layer}", trial.policy);
+        }
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    profile.write(&arguments.output)?;
+    let mut output = std::io::stdout().lock();
+    if global.json {
+        serde_json::to_writer_pretty(&mut output, &profile)?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    let measured = &profile.measured;
+    writeln!(output, "routing     {}", profile.routing)?;
+    writeln!(
+        output,
+        "misses      {:.2} %, original {:.2} %",
+        100.0 * measured.miss_rate,
+        100.0 * measured.original_miss_rate
+    )?;
+    writeln!(
+        output,
+        "perplexity  {:+.2} %, at most {:+.2} % (95 %), on {} tokens that nothing was chosen on",
+        100.0 * measured.perplexity_rise,
+        100.0 * measured.perplexity_rise_upper,
+        measured.tokens
+    )?;
+    if !global.quiet {
+        eprintln!("{}", report::dim(&format!("--profile {} applies it", arguments.output.display())));
+    }
+    Ok(())
+}

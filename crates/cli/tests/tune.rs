@@ -1,0 +1,59 @@
+//! Tuning, and the profile that comes of it.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+mod support;
+
+use serde_json::Value;
+use support::{refused, stdout};
+
+const SENTENCES: [&str; 4] = [
+    "The river rises in the hills above the town and runs through it to the sea. ",
+    "In the old days the mills along its banks ground the corn of the whole valley. ",
+    "Every spring the water came up to the doors of the houses on the lower street. ",
+    "The bridges were built of stone from the quarry to the north, and some of them still stand. ",
+];
+
+#[test]
+fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let (text, profile) = (at("text"), at("profile"));
+    let tune = [
+        "tune",
+        "-f",
+        &text,
+        "--window",
+        "16",
+        "--limit",
+        "64",
+        "--capacity",
+        "12",
+        "--max-loss",
+        "20%",
+        "-o",
+        &profile,
+    ];
+    let tuned: Value = serde_json::from_str(&stdout(&[&tune[..], &["-q", "--json"]].concat())).unwrap();
+    assert_eq!(tuned, serde_json::from_str::<Value>(&std::fs::read_to_string(&profile).unwrap()).unwrap());
+    let number = |key: &str| tuned["measured"][key].as_f64().unwrap();
+    assert!(number("perplexity_rise_upper") <= 0.2 && number("perplexity_rise") <= number("perplexity_rise_upper"));
+    assert!(number("miss_rate") < number("original_miss_rate"), "a fifth of the perplexity buys no miss: {tuned}");
+    let capacity: Vec<u64> = tuned["capacity"].as_array().unwrap().iter().map(|c| c.as_u64().unwrap()).collect();
+    assert!(capacity.len() == 30 && capacity.iter().sum::<u64>() == 30 * 12, "{capacity:?}");
+
+    let run = ["run", "-q", "--json", "-n", "8", "--seed", "1", "-p", "The river", "--profile", &profile];
+    let output = stdout(&[&run[..], &["--target-tps", "1000000"]].concat());
+    let summary: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["capacity"], &summary["eviction"]), (&tuned["capacity"], &tuned["eviction"]));
+    assert_eq!(summary["routing"], tuned["routing"]);
+
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
+    assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
+    assert!(refused(&["run", "--profile", &profile, "--routing", "fast"], 2).contains("--routing"));
+    assert!(refused(&["run", "--target-tps", "5"], 2).contains("--profile"));
+    assert!(refused(&tune, 1).contains("--force"));
+    std::fs::write(&profile, "{}").unwrap();
+    assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
+}

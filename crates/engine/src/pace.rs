@@ -1,0 +1,102 @@
+//! Holding a wanted speed: λ of cache-prior moves between 0 and a limit that was measured to be acceptable, never beyond it.
+//!
+//! Such a run depends on time; it can be repeated only through a record of its selections.
+
+use moce_routing::{CachePrior, Policy};
+use std::time::{Duration, Instant};
+
+/// Tokens between two looks at the clock.
+const PERIOD: usize = 4;
+/// Share of the limit that λ moves by when no token comes at all; proportionally less when the speed is nearly right.
+const GAIN: f64 = 0.5;
+
+/// A wanted speed, and how far routing may go for it.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Generated tokens a second.
+    pub tokens_per_second: f64,
+    /// The strongest policy allowed.
+    pub limit: CachePrior,
+}
+
+/// Keeps a pace.
+#[derive(Debug)]
+pub(crate) struct PaceKeeper {
+    pace: Pace,
+    /// How much of the limit applies, 0 to 1.
+    share: f64,
+    tokens: usize,
+    since: Instant,
+}
+
+impl PaceKeeper {
+    /// Starts exact.
+    pub(crate) fn new(pace: Pace) -> PaceKeeper {
+        PaceKeeper { pace, share: 0.0, tokens: 0, since: Instant::now() }
+    }
+
+    /// The policy to begin with.
+    pub(crate) fn policy(&self) -> Policy {
+        let CachePrior { lambda, j } = &self.pace.limit;
+        Policy::CachePrior(CachePrior { lambda: lambda.scaled(self.share), j: *j })
+    }
+
+    /// A token is done; a policy if another one shall apply from now on.
+    pub(crate) fn token(&mut self) -> Option<Policy> {
+        self.tokens += 1;
+        if self.tokens < PERIOD {
+            return None;
+        }
+        let elapsed = self.since.elapsed();
+        self.since = Instant::now();
+        self.tokens = 0;
+        self.adjust(elapsed).then(|| self.policy())
+    }
+
+    /// Moves λ after [`PERIOD`] tokens took `elapsed`; says whether it moved.
+    fn adjust(&mut self, elapsed: Duration) -> bool {
+        let speed = PERIOD as f64 / elapsed.as_secs_f64().max(1e-9);
+        let lack = (1.0 - speed / self.pace.tokens_per_second).max(-1.0);
+        let share = (self.share + GAIN * lack).clamp(0.0, 1.0);
+        std::mem::replace(&mut self.share, share) != share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moce_routing::Lambda;
+
+    /// A machine whose tokens take 100 ms without bonus and 50 ms at the limit.
+    fn settle(tokens_per_second: f64) -> f64 {
+        let limit = CachePrior { lambda: Lambda::Uniform(0.2), j: None };
+        let mut keeper = PaceKeeper::new(Pace { tokens_per_second, limit });
+        for _ in 0..200 {
+            let token = 0.1 - 0.05 * keeper.share;
+            keeper.adjust(Duration::from_secs_f64(PERIOD as f64 * token));
+            assert!((0.0..=1.0).contains(&keeper.share));
+        }
+        let Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. }) = keeper.policy() else {
+            panic!("another policy than the limit's")
+        };
+        lambda
+    }
+
+    #[test]
+    fn lambda_settles_where_the_speed_is_right_and_never_passes_the_limit() {
+        // 80 ms a token: at 0.4 of the limit.
+        let lambda = settle(12.5);
+        assert!((lambda - 0.08).abs() < 0.002, "{lambda}");
+        assert_eq!(settle(5.0), 0.0);
+        assert_eq!(settle(100.0), 0.2);
+    }
+
+    #[test]
+    fn the_clock_is_read_every_few_tokens() {
+        let limit = CachePrior { lambda: Lambda::Uniform(0.2), j: None };
+        let mut keeper = PaceKeeper::new(Pace { tokens_per_second: 1e12, limit });
+        let changes: Vec<bool> = (0..PERIOD).map(|_| keeper.token().is_some()).collect();
+        assert_eq!(changes.iter().filter(|&&changed| changed).count(), 1);
+        assert!(changes[PERIOD - 1]);
+    }
+}

@@ -1,0 +1,135 @@
+//! A tuned routing: a small JSON file, bound to a model and its capacities (docs/formats/profile.md).
+
+use crate::Error;
+use crate::files::write_whole;
+use moce_engine::routing::{EvictionSpec, Policy};
+use moce_engine::{Engine, ModelIdentity};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Version of the file format.
+const VERSION: u32 = 1;
+/// Larger files are none.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A policy with parameters, for one model at given capacities, and what it was measured to cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Profile {
+    /// Of the format.
+    pub(super) version: u32,
+    /// The model that it belongs to.
+    pub model: ModelIdentity,
+    /// That model's file name, for people.
+    pub model_name: String,
+    /// The policy, as `--routing` takes it.
+    pub routing: String,
+    /// Which cached expert leaves, as `--eviction` takes it.
+    pub eviction: String,
+    /// Experts logically cached in each MoE layer.
+    pub capacity: Vec<usize>,
+    /// The rise of perplexity that was allowed, as a share.
+    pub max_loss: f64,
+    /// What was measured on the second half of the text.
+    pub measured: Measured,
+}
+
+/// Quality and misses of a profile on text that it was not chosen on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Measured {
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Perplexity above original routing, as a share.
+    pub perplexity_rise: f64,
+    /// The upper end of its 95 % interval, by paired bootstrap over windows.
+    pub perplexity_rise_upper: f64,
+    /// Misses, as a share of the choices.
+    pub miss_rate: f64,
+    /// The same with original routing, the same number of experts cached in every layer, and the same eviction.
+    pub original_miss_rate: f64,
+    /// Candidates with fewer misses that this text refused before.
+    pub candidates_refused: usize,
+}
+
+impl Profile {
+    pub(super) fn new(
+        engine: &Engine,
+        policy: &Policy,
+        eviction: EvictionSpec,
+        capacity: Vec<usize>,
+        max_loss: f64,
+        measured: Measured,
+    ) -> Profile {
+        Profile {
+            version: VERSION,
+            model: engine.identity(),
+            model_name: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            routing: policy.to_string(),
+            eviction: eviction.to_string(),
+            capacity,
+            max_loss,
+            measured,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no profile of this version.
+    pub fn read(path: &Path) -> Result<Profile, Error> {
+        let error = |cause| Error::File { path: path.to_owned(), cause };
+        if std::fs::metadata(path).map_err(error)?.len() > MOST_BYTES {
+            return Err(error(std::io::Error::other("is no profile: too large")));
+        }
+        let bytes = std::fs::read(path).map_err(error)?;
+        let profile: Profile = serde_json::from_slice(&bytes)
+            .map_err(|cause| error(std::io::Error::other(format!("is no profile: {cause}"))))?;
+        if profile.version != VERSION {
+            let wrong = format!("has version {}, expected {VERSION}", profile.version);
+            return Err(error(std::io::Error::other(wrong)));
+        }
+        profile.policy()?;
+        profile.eviction()?;
+        Ok(profile)
+    }
+
+    /// Writes the file under another name and renames it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let json = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::File { path: path.to_owned(), cause: std::io::Error::other(error) })?;
+        write_whole(path, &json)
+    }
+
+    /// The policy.
+    ///
+    /// # Errors
+    /// It is none that this version knows.
+    pub fn policy(&self) -> Result<Policy, Error> {
+        Ok(self.routing.parse::<Policy>().map_err(moce_engine::Error::from)?)
+    }
+
+    /// The eviction.
+    ///
+    /// # Errors
+    /// It is none that this version knows.
+    pub fn eviction(&self) -> Result<EvictionSpec, Error> {
+        Ok(self.eviction.parse::<EvictionSpec>().map_err(moce_engine::Error::from)?)
+    }
+
+    /// An error if the profile belongs to another model.
+    ///
+    /// # Errors
+    /// [`Error::OtherModel`]
+    pub fn check(&self, model: ModelIdentity) -> Result<(), Error> {
+        if self.model != model {
+            return Err(Error::OtherModel { made_for: self.model_name.clone() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Where candidates come from: the strongest of each family of policies that keeps a limit, and slots by marginal gain.
+
+use crate::{Error, PerplexityReport};
+use moce_engine::MemoryPlan;
+use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
+
+/// Trials that a real parameter is bisected with: λ to 1/64.
+const BISECTIONS: usize = 6;
+/// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
+pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
+
+/// A policy with capacities.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) policy: Policy,
+    pub(super) capacity: Vec<usize>,
+    /// Whether capacities were spread by layer.
+    pub(super) by_layer: bool,
+}
+
+/// A family of policies with one parameter, from weak to strong.
+pub(super) struct Families {
+    parameter: Parameter,
+    make: fn(f64) -> Policy,
+}
+
+enum Parameter {
+    /// From 0 to this.
+    Real(f64),
+    /// One of these.
+    Steps(Vec<usize>),
+}
+
+impl Families {
+    /// The families that make sense for a model.
+    pub(super) fn of(plan: &MemoryPlan) -> [Families; 3] {
+        let k = plan.experts_per_token;
+        let most = plan.experts.iter().copied().min().unwrap_or(k);
+        [
+            Families {
+                parameter: Parameter::Real(1.0),
+                make: |x| Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(x), j: None }),
+            },
+            Families {
+                parameter: Parameter::Steps((k + 1..=(4 * k).min(most)).collect()),
+                make: |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None }),
+            },
+            Families { parameter: Parameter::Real(1.0), make: |x| Policy::Cumulative(Cumulative { p: x, j: None }) },
+        ]
+    }
+
+    /// The strongest of the family whose perplexity is within the limit, by bisection; `None` if the weakest is not. `trial` runs one and
+    /// says with its report whether it is.
+    pub(super) fn strongest(
+        &self,
+        trial: &mut dyn FnMut(Policy) -> Result<(Candidate, PerplexityReport, bool), Error>,
+    ) -> Result<Option<(Candidate, PerplexityReport)>, Error> {
+        let mut best = None;
+        let mut try_one = |x: f64| {
+            let (candidate, report, is_within) = trial((self.make)(x))?;
+            if is_within {
+                best = Some((candidate, report));
+            }
+            Ok::<bool, Error>(is_within)
+        };
+        match &self.parameter {
+            Parameter::Real(most) => {
+                // `low` is within the limit (0 is original routing), `high` is not known to be.
+                let (mut low, mut high) = (0.0, *most);
+                for _ in 0..BISECTIONS {
+                    let middle = round((low + high) / 2.0);
+                    if try_one(middle)? { low = middle } else { high = middle }
+                }
+            }
+            Parameter::Steps(steps) => {
+                let (mut low, mut high) = (0, steps.len());
+                while low < high {
+                    let middle = (low + high) / 2;
+                    if try_one(steps[middle] as f64)? { low = middle + 1 } else { high = middle }
+                }
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// To a thousandth: what people can type.
+fn round(x: f64) -> f64 {
+    (x * 1000.0).round() / 1000.0
+}
+
+/// Spreads the sum of `capacity` over the layers by marginal gain: `curves` has measured (capacity, misses) points of each layer, taken as
+/// straight between them. Greedy is exact where the curves are convex; their lower convex hull is used.
+pub(super) fn allocate(curves: &[Vec<(usize, f64)>], capacity: &[usize], least: usize) -> Vec<usize> {
+    let hulls: Vec<Vec<(usize, f64)>> = curves.iter().map(|curve| hull(curve)).collect();
+    let lowest = |hull: &Vec<(usize, f64)>| hull.first().map_or(least, |point| point.0.max(least));
+    let mut slots: Vec<usize> = hulls.iter().map(lowest).collect();
+    let total: usize = capacity.iter().sum();
+    let gain = |layer: usize, slots: usize| {
+        let segment = hulls[layer].windows(2).find(|points| slots >= points[0].0 && slots < points[1].0)?;
+        Some((segment[0].1 - segment[1].1) / (segment[1].0 - segment[0].0) as f64)
+    };
+    while slots.iter().sum::<usize>() < total {
+        let gains = (0..slots.len()).filter_map(|layer| Some((layer, gain(layer, slots[layer])?)));
+        let Some((layer, _)) = gains.max_by(|one, other| one.1.total_cmp(&other.1)) else { break };
+        slots[layer] += 1;
+    }
+    // More was asked for than the curves reach, or less than their beginnings need: as it was.
+    if slots.iter().sum::<usize>() == total { slots } else { capacity.to_vec() }
+}
+
+/// The lower convex hull of points with ascending first coordinates; misses that rise with the capacity are taken as level.
+fn hull(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
+    let mut hull: Vec<(usize, f64)> = Vec::new();
+    for &(x, y) in points {
+        if hull.last().is_some_and(|last| last.0 == x) {
+            continue;
+        }
+        let y = hull.last().map_or(y, |last| y.min(last.1));
+        let slope = |from: (usize, f64), to: (usize, f64)| (to.1 - from.1) / (to.0 - from.0) as f64;
+        while hull.len() >= 2
+            && slope(hull[hull.len() - 2], hull[hull.len() - 1]) >= slope(hull[hull.len() - 1], (x, y))
+        {
+            hull.pop();
+        }
+        hull.push((x, y));
+    }
+    hull
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_go_where_they_save_most() {
+        let steep = vec![(4, 100.0), (8, 20.0), (12, 0.0)];
+        let flat = vec![(4, 10.0), (8, 8.0), (12, 7.0)];
+        assert_eq!(allocate(&[steep.clone(), flat.clone()], &[8, 8], 4), [12, 4]);
+        assert_eq!(allocate(&[flat.clone(), flat.clone()], &[8, 8], 4).iter().sum::<usize>(), 16);
+        // Beyond what was measured nothing is promised.
+        assert_eq!(allocate(&[steep, flat], &[20, 20], 4), [20, 20]);
+    }
+
+    #[test]
+    fn hulls_are_convex() {
+        assert_eq!(hull(&[(1, 10.0), (2, 9.0), (3, 2.0), (4, 3.0)]), [(1, 10.0), (3, 2.0), (4, 2.0)]);
+        assert_eq!(hull(&[(4, 1.0), (4, 1.0)]), [(4, 1.0)]);
+    }
+}
