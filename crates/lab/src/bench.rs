@@ -1,7 +1,7 @@
 //! Speed of prompts and of generation: the same work several times, each time by a new session.
 
 use crate::{Error, Spread};
-use moce_engine::routing::{Counts, RoutingOptions};
+use moce_engine::routing::{Counts, RoutingOptions, ScoreReplay};
 use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, SamplerOptions, Session, generate};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -18,6 +18,8 @@ pub struct BenchOptions {
     pub rounds: usize,
     /// Which experts run; the engine's capacity holds.
     pub routing: RoutingOptions,
+    /// Router scores that take the place of the model's own: random weights then route like a trained model.
+    pub replay: Option<Arc<ScoreReplay>>,
     /// Seed of the sampler, the same in every round.
     pub seed: u64,
 }
@@ -69,6 +71,9 @@ pub fn bench(
             return Err(Error::Interrupted);
         }
         let mut session = Session::with_routing(engine, &options.routing, &engine.plan().capacity)?;
+        if let Some(replay) = &options.replay {
+            session.replay_scores(Arc::clone(replay))?;
+        }
         let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary);
         rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
             ControlFlow::Continue(())

@@ -57,6 +57,9 @@ pub(crate) struct Bench {
     /// Routing policies to compare, such as `original;cache-prior:lambda=0.1|0.2` [default: that of --routing]
     #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
     pub(crate) routing_grid: Option<Policies>,
+    /// Take router scores from a trace of `moce trace record`: random weights then route like the model that was recorded
+    #[arg(long, value_name = "TRACE", value_hint = ValueHint::FilePath)]
+    pub(crate) replay: Option<PathBuf>,
     /// Tokens of the prompt (drawn by chance)
     #[arg(long, value_name = "N", default_value = "512", value_parser = positive)]
     pub(crate) prompt_tokens: usize,
@@ -119,7 +122,9 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     if let Some(machine) = &machine {
         cells.iter_mut().for_each(|cell| cell.compare(machine));
     }
-    let document = Document { version: env!("CARGO_PKG_VERSION"), model: path.display().to_string(), cells, machine };
+    let replay = arguments.replay.as_ref().map(|trace| trace.display().to_string());
+    let document =
+        Document { version: env!("CARGO_PKG_VERSION"), model: path.display().to_string(), replay, cells, machine };
     let mut output = std::io::stdout().lock();
     if global.json {
         serde_json::to_writer_pretty(&mut output, &document)?;
@@ -165,6 +170,7 @@ fn measure(
         rounds: arguments.rounds,
         seed: arguments.seed,
         routing: routing.clone(),
+        replay: arguments.replay.as_deref().map(|trace| engine.read_scores(trace)).transpose()?,
     };
     let show = !global.quiet && report::stderr_is_interactive();
     let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };
@@ -256,6 +262,8 @@ impl Ceilings {
 struct Document {
     version: &'static str,
     model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<String>,
     cells: Vec<Cell>,
     #[serde(skip_serializing_if = "Option::is_none")]
     machine: Option<Machine>,
@@ -332,6 +340,12 @@ impl Cell {
 impl Document {
     fn print(&self, output: &mut impl Write) -> std::io::Result<()> {
         writeln!(output, "{}", self.model)?;
+        if let Some(trace) = &self.replay {
+            writeln!(
+                output,
+                "router scores replayed from {trace}: speed and misses are those of its routing, the text means nothing"
+            )?;
+        }
         for cell in &self.cells {
             let budget = cell.memory_budget_bytes.map_or("no budget".to_owned(), report::size);
             let peak =
