@@ -48,6 +48,8 @@ fn main() -> ExitCode {
 /// Whether the reader of our output went away (`moce … | head`), which is no failure of ours.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        let plain = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let in_json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        plain.or(in_json) == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
