@@ -3,8 +3,8 @@
 //! Everything is chosen on the first half of a text, and accepted by the second: the upper end of the 95 % interval of the rise of
 //! perplexity must be within the limit there. What fails gives way to the next candidate, down to original routing.
 //!
-//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then
-//! capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
+//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then λ by
+//! layer, falling or rising with depth, and capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
 
 mod profile;
 mod search;
@@ -13,9 +13,9 @@ pub use profile::{Measured, Profile};
 
 use crate::statistics::bootstrap;
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
-use moce_engine::routing::{EvictionSpec, Policy, RoutingOptions};
+use moce_engine::routing::{CachePrior, EvictionSpec, Lambda, Policy, RoutingOptions};
 use moce_engine::{Capacity, Engine, Session};
-use search::{Candidate, Families};
+use search::{Candidate, Family};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -73,13 +73,25 @@ pub fn tune(
 
     let original = bench.run(first, &Policy::Original, &capacity)?;
     let mut candidates = Vec::new();
-    for family in Families::of(engine.plan()) {
-        candidates.extend(family.strongest(&mut |policy| {
+    let mut strongest = |family: &Family| {
+        family.strongest(&mut |policy| {
             let candidate = Candidate { policy, capacity: capacity.clone(), by_layer: false };
             let (candidate, report) = bench.trial(first, &original, candidate)?;
             let is_within = report.perplexity / original.perplexity - 1.0 <= options.max_loss;
             Ok((candidate, report, is_within))
-        })?);
+        })
+    };
+    for family in Family::uniform(engine.plan()) {
+        candidates.extend(strongest(&family)?);
+    }
+    let uniform = candidates.iter().find_map(|(candidate, _)| match &candidate.policy {
+        Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. }) => Some(*lambda),
+        _ => None,
+    });
+    if let Some(lambda) = uniform {
+        for family in Family::by_depth(lambda, capacity.len()) {
+            candidates.extend(strongest(&family)?);
+        }
     }
     candidates.sort_by(|one, other| one.1.miss_rate.total_cmp(&other.1.miss_rate));
     if let Some((best, _)) = candidates.first() {

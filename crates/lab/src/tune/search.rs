@@ -19,10 +19,13 @@ pub(super) struct Candidate {
 }
 
 /// A family of policies with one parameter, from weak to strong.
-pub(super) struct Families {
+pub(super) struct Family {
     parameter: Parameter,
-    make: fn(f64) -> Policy,
+    make: Box<dyn Fn(f64) -> Policy>,
 }
+
+/// Slopes of λ over the layers that [`Family::by_depth`] has: -0.6 is 1.6 λ in the first layer and 0.4 λ in the last.
+const SLOPES: [f64; 4] = [-0.6, -0.3, 0.3, 0.6];
 
 enum Parameter {
     /// From 0 to this.
@@ -31,22 +34,34 @@ enum Parameter {
     Steps(Vec<usize>),
 }
 
-impl Families {
-    /// The families that make sense for a model.
-    pub(super) fn of(plan: &MemoryPlan) -> [Families; 3] {
+impl Family {
+    /// The families with one set of parameters for all layers.
+    pub(super) fn uniform(plan: &MemoryPlan) -> Vec<Family> {
         let k = plan.experts_per_token;
         let most = plan.experts.iter().copied().min().unwrap_or(k);
-        [
-            Families {
-                parameter: Parameter::Real(1.0),
-                make: |x| Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(x), j: None }),
-            },
-            Families {
-                parameter: Parameter::Steps((k + 1..=(4 * k).min(most)).collect()),
-                make: |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None }),
-            },
-            Families { parameter: Parameter::Real(1.0), make: |x| Policy::Cumulative(Cumulative { p: x, j: None }) },
+        let steps = Parameter::Steps((k + 1..=(4 * k).min(most)).collect());
+        vec![
+            Family::new(Parameter::Real(1.0), |x| cache_prior(Lambda::Uniform(x))),
+            Family::new(steps, |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None })),
+            Family::new(Parameter::Real(1.0), |x| Policy::Cumulative(Cumulative { p: x, j: None })),
         ]
+    }
+
+    /// λ that falls or rises evenly from the first layer to the last; the parameter is its mean, up to twice `uniform`. Two parameters for
+    /// any number of layers: one for each layer would follow the noise of the text.
+    pub(super) fn by_depth(uniform: f64, layers: usize) -> Vec<Family> {
+        let family = |slope: f64| {
+            let factor = move |layer: usize| 1.0 + slope * (2.0 * layer as f64 / (layers.max(2) - 1) as f64 - 1.0);
+            let make = move |x: f64| {
+                cache_prior(Lambda::PerLayer((0..layers).map(|layer| round(x * factor(layer))).collect()))
+            };
+            Family::new(Parameter::Real(2.0 * uniform), make)
+        };
+        SLOPES.into_iter().map(family).collect()
+    }
+
+    fn new(parameter: Parameter, make: impl Fn(f64) -> Policy + 'static) -> Family {
+        Family { parameter, make: Box::new(make) }
     }
 
     /// The strongest of the family whose perplexity is within the limit, by bisection; `None` if the weakest is not. `trial` runs one and
@@ -82,6 +97,10 @@ impl Families {
         }
         Ok(best)
     }
+}
+
+fn cache_prior(lambda: Lambda) -> Policy {
+    Policy::CachePrior(CachePrior { lambda, j: None })
 }
 
 /// To a thousandth: what people can type.
@@ -131,6 +150,17 @@ fn hull(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lambda_by_depth_has_the_wanted_mean() {
+        for family in Family::by_depth(0.1, 5) {
+            let Policy::CachePrior(CachePrior { lambda: Lambda::PerLayer(lambdas), .. }) = (family.make)(0.1) else {
+                panic!("another policy")
+            };
+            assert!((lambdas.iter().sum::<f64>() / 5.0 - 0.1).abs() < 1e-3 && lambdas[0] != lambdas[4], "{lambdas:?}");
+            assert!(lambdas.iter().all(|&lambda| lambda >= 0.0));
+        }
+    }
 
     #[test]
     fn slots_go_where_they_save_most() {
