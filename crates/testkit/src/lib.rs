@@ -6,9 +6,11 @@
 mod data;
 mod memory_group;
 mod model_file;
+mod small_disk;
 mod tiny;
 
 pub use data::{data_bytes, data_path, skipped};
 pub use memory_group::MemoryGroup;
 pub use model_file::ModelFile;
+pub use small_disk::on_a_small_disk;
 pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};

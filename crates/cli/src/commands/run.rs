@@ -82,9 +82,8 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     drop(status);
-    if let Some(path) = &arguments.cache_state {
-        session.cache_state().write(path)?;
-    }
+    // A state that cannot be saved costs no output.
+    let saved = arguments.cache_state.as_ref().map_or(Ok(()), |path| session.cache_state().write(path));
     written?;
     if global.json {
         serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed))?;
@@ -94,7 +93,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     if !global.quiet {
         eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine)));
     }
-    Ok(())
+    Ok(saved?)
 }
 
 impl Run {
