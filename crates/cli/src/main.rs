@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         Command::Perplexity(arguments) => commands::perplexity::run(arguments, &cli.global),
         Command::Sweep(arguments) => commands::sweep::run(arguments, &cli.global),
         Command::Tune(arguments) => commands::tune::run(arguments, &cli.global),
+        Command::Trace(arguments) => commands::trace::run(arguments, &cli.global),
+        Command::Simulate(arguments) => commands::simulate::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),
     };

@@ -68,6 +68,32 @@ pub enum Error {
         /// Windows in a half.
         windows: usize,
     },
+    /// A trace is damaged, or cannot be written.
+    #[error(transparent)]
+    Trace(#[from] moce_engine::routing::TraceError),
+    /// A policy or eviction does not fit the layers of a trace.
+    #[error(transparent)]
+    Routing(#[from] moce_engine::routing::Error),
+    /// Something needs scores, and the trace has none.
+    #[error("{what} needs router scores, and the trace holds selections alone; record one with `moce trace record`")]
+    NeedsScores {
+        /// What needs them.
+        what: String,
+    },
+    /// A trace that cannot be simulated as asked.
+    #[error("{0}")]
+    Simulation(String),
+    /// Another engine's record is wrong.
+    #[error("line {line}: {problem}")]
+    Import {
+        /// The line, from 1.
+        line: u32,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A stream cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
     /// The caller ended it.
     #[error("interrupted")]
     Interrupted,

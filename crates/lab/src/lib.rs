@@ -9,9 +9,11 @@ mod files;
 mod grid;
 mod perplexity;
 mod prediction;
+mod simulate;
 mod spread;
 pub mod statistics;
 mod sweep;
+mod traces;
 mod tune;
 
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
@@ -19,8 +21,13 @@ pub use error::Error;
 pub use grid::parse_grid;
 pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity, perplexity_in};
 pub use prediction::{MachineRates, TRAINED_ROUTING, Verdict, misses_by_chance, token_seconds};
+pub use simulate::{
+    GlobalOptions, SimulateOptions, SimulatedCell, SimulatedPhase, SimulationReport, TimingModel, simulate,
+    simulate_global,
+};
 pub use spread::Spread;
 pub use sweep::{
     CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, Timing, merge, sweep,
 };
+pub use traces::{CSV_COLUMNS, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
 pub use tune::{Half, Measured, Profile, Trial, TuneOptions, tune};

@@ -1,12 +1,14 @@
 //! The command line, as clap reads it. What belongs to one command stands in its file.
 
 mod model;
+mod recording;
 mod sampling;
 
 pub(crate) use model::{
     CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
-    parse_share, positive,
+    parse_routing, parse_share, parse_start, positive,
 };
+pub(crate) use recording::Recording;
 pub(crate) use sampling::{Sampling, parse_positive};
 
 use crate::commands::bench::Bench;
@@ -17,8 +19,10 @@ use crate::commands::man::Man;
 use crate::commands::perplexity::Perplexity;
 use crate::commands::plan::Plan;
 use crate::commands::run::Run;
+use crate::commands::simulate::Simulate;
 use crate::commands::sweep::Sweep;
 use crate::commands::tokenize::Tokenize;
+use crate::commands::trace::Trace;
 use crate::commands::tune::Tune;
 use clap::{Args, Parser, Subcommand};
 
@@ -94,6 +98,14 @@ pub(crate) enum Command {
         Parameters are chosen on the first half of the text and accepted by the second."
     )]
     Tune(Tune),
+    /// Record what routers say, and look into what was recorded
+    Trace(Trace),
+    /// Try caches and routing policies on a recorded trace, without the model
+    #[command(after_help = "Examples:\n  moce trace record -f text.txt --limit 65536 -o text.trace\n  \
+        moce simulate text.trace --routing-grid \"original;cache-prior:lambda=0..0.25/5\" --capacity 25%,50% --eviction lru,score\n  \
+        moce simulate text.trace --flash-bandwidth 2GB --flash-latency-us 100 --compute-ms 30\n  \
+        moce simulate text.trace --scope global --capacity 500MiB,4000MiB")]
+    Simulate(Simulate),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
     Completions(Completions),

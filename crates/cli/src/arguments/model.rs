@@ -246,7 +246,7 @@ pub(crate) fn parse_capacity(text: &str) -> Result<Capacity, String> {
     }
 }
 
-fn parse_routing<T: FromStr<Err = routing::Error>>(text: &str) -> Result<T, String> {
+pub(crate) fn parse_routing<T: FromStr<Err = routing::Error>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: routing::Error| error.to_string())
 }
 
@@ -264,7 +264,7 @@ pub(crate) fn parse_policies(text: &str) -> Result<Policies, String> {
     moce_lab::parse_grid(text, read).map(Policies).map_err(|error| error.to_string())
 }
 
-fn parse_start(text: &str) -> Result<Start, String> {
+pub(crate) fn parse_start(text: &str) -> Result<Start, String> {
     match text.parse() {
         Ok(start) => Ok(start),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! `moce logits`: what the model expects after a text.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt};
 use clap::{Args, ValueHint};
 use moce_engine::Session;
 use serde::Serialize;
@@ -20,6 +20,8 @@ pub(crate) struct Logits {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) top: usize,
     #[command(flatten)]
+    pub(crate) recording: Recording,
+    #[command(flatten)]
     pub(crate) options: ModelOptions,
 }
 
@@ -33,7 +35,9 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
     let mut session = Session::new(&engine)?;
+    arguments.recording.attach(&mut session, global.quiet)?;
     session.prompt(&prompt)?;
+    arguments.recording.finish(&mut session)?;
     let logits = session.logits();
     let mut output = std::io::stdout().lock();
     if global.json {

@@ -8,8 +8,10 @@ pub(crate) mod man;
 pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub(crate) mod simulate;
 pub(crate) mod sweep;
 pub(crate) mod tokenize;
+pub(crate) mod trace;
 pub(crate) mod tune;
 
 use crate::arguments::{Global, ModelOptions, RoutingPrompt};

@@ -1,12 +1,12 @@
 //! `moce perplexity`: how well a model predicts a text.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt, positive};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, positive};
 use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use moce_engine::Capacity;
-use moce_lab::{PerplexityOptions, PerplexityReport, perplexity};
+use moce_engine::{Capacity, Session};
+use moce_lab::{PerplexityOptions, PerplexityReport, perplexity_in};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ pub(crate) struct Perplexity {
     /// Put the BOS token in front of every window
     #[arg(long)]
     pub(crate) bos: bool,
+    #[command(flatten)]
+    pub(crate) recording: Recording,
     #[command(flatten)]
     pub(crate) options: ModelOptions,
 }
@@ -52,13 +54,16 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     let options = PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos };
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();
-    let report = perplexity(&engine, &text, &options, &mut |scored, all, nll| {
+    let mut session = Session::new(&engine)?;
+    arguments.recording.attach(&mut session, global.quiet)?;
+    let report = perplexity_in(&mut session, &text, &options, &mut |scored, all, nll| {
         bar.set_length(all as u64);
         bar.set_position(scored as u64);
         bar.set_message(format!("perplexity {:.4}", (nll / scored as f64).exp()));
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
+    arguments.recording.finish(&mut session)?;
     print(&report, global.json)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `moce run`: generates text from a prompt.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling, parse_positive};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
 use crate::status::Status;
 use crate::{interrupt, prompt, report};
 use clap::{Args, ValueHint};
@@ -48,6 +48,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) status: bool,
     #[command(flatten)]
+    pub(crate) recording: Recording,
+    #[command(flatten)]
     pub(crate) options: ModelOptions,
 }
 
@@ -66,6 +68,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     if let Some(path) = arguments.cache_state.as_deref().filter(|path| path.exists()) {
         session.warm_start(&CacheState::read(path)?)?;
     }
+    let replayed = arguments.recording.attach(&mut session, global.quiet)?;
     let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
@@ -82,17 +85,19 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     drop(status);
-    // A state that cannot be saved costs no output.
+    // A state or record that cannot be saved costs no output.
     let saved = arguments.cache_state.as_ref().map_or(Ok(()), |path| session.cache_state().write(path));
+    let recorded = arguments.recording.finish(&mut session);
     written?;
     if global.json {
-        serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed))?;
+        serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed, replayed.as_deref()))?;
     }
     writeln!(output)?;
     output.flush()?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine)));
+        eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine, replayed.as_deref())));
     }
+    recorded?;
     Ok(saved?)
 }
 
@@ -128,7 +133,7 @@ fn seed_from_clock() -> u64 {
     (now.as_nanos() as u64 ^ u64::from(std::process::id()) << 20) & 0xFFFF_FFFF
 }
 
-fn summary_line(generation: &Generation, seed: u64, engine: &Engine) -> String {
+fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: Option<&str>) -> String {
     let rate = |phase: &PhaseReport| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
     let mut line = format!("prompt: {} | generation: {}", rate(&generation.prompt), rate(&generation.generation));
     let routing = engine.routing();
@@ -146,6 +151,9 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine) -> String {
         counts += generation.generation.counts;
         line +=
             &format!(" | routing: {}, {:.1} % of the choices changed", routing.policy, 100.0 * counts.changed_share());
+    }
+    if let Some(policy) = replayed {
+        line += &format!(" | routing: as recorded ({policy})");
     }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));
@@ -201,6 +209,8 @@ struct Summary<'a> {
     capacity: &'a [usize],
     resident_capacity: &'a [usize],
     routing: String,
+    /// The policy that a replayed record was made under; its choices ran, not `routing`'s.
+    replayed_routing: Option<&'a str>,
     routing_prompt: String,
     eviction: String,
     changed_selections: u64,
@@ -259,7 +269,7 @@ impl PhaseSummary {
 }
 
 impl<'a> Summary<'a> {
-    fn new(engine: &'a Engine, generation: &'a Generation, seed: u64) -> Summary<'a> {
+    fn new(engine: &'a Engine, generation: &'a Generation, seed: u64, replayed: Option<&'a str>) -> Summary<'a> {
         let mut counts = generation.prompt.counts;
         counts += generation.generation.counts;
         let tokens = generation.prompt.tokens + generation.generation.tokens;
@@ -276,6 +286,7 @@ impl<'a> Summary<'a> {
             capacity: &engine.plan().capacity,
             resident_capacity: &engine.plan().resident,
             routing: engine.routing().policy.to_string(),
+            replayed_routing: replayed,
             routing_prompt: engine.routing().prompt_policy.to_string(),
             eviction: engine.routing().eviction.to_string(),
             changed_selections: counts.changed,

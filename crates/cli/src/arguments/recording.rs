@@ -1,0 +1,44 @@
+//! Writing down which experts a run chose, and choosing them again.
+
+use clap::{Args, ValueHint};
+use moce_engine::{RoutingRecorder, Session};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Recorded routing")]
+pub(crate) struct Recording {
+    /// Write the choice of experts to this file (a trace without scores)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) record_routing: Option<PathBuf>,
+    /// Choose experts exactly as in this record of the same model and text, whatever --routing says
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) replay_routing: Option<PathBuf>,
+}
+
+impl Recording {
+    /// Sets a session that has not begun to record or replay, as asked. Gives the policy that is replayed.
+    pub(crate) fn attach(&self, session: &mut Session, quiet: bool) -> anyhow::Result<Option<String>> {
+        let mut replayed = None;
+        if let Some(path) = &self.replay_routing {
+            let replay = session.engine().read_selections(path)?;
+            if !quiet {
+                let policy = &replay.header().policy;
+                eprintln!("routing: as recorded in {} ({} tokens, {policy})", path.display(), replay.tokens());
+            }
+            replayed = Some(replay.header().policy.clone());
+            session.replay_selections(replay)?;
+        }
+        if let Some(path) = &self.record_routing {
+            session.observe(Box::new(RoutingRecorder::create(path, session, None, false)?));
+        }
+        Ok(replayed)
+    }
+
+    /// Completes the record, if there is one: without this no file appears.
+    pub(crate) fn finish(&self, session: &mut Session) -> anyhow::Result<()> {
+        match session.stop_observing() {
+            Some(observer) => Ok(observer.finish()?),
+            None => Ok(()),
+        }
+    }
+}

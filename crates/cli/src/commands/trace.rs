@@ -1,0 +1,308 @@
+//! `moce trace`: records what routers say, and looks into what was recorded.
+
+use super::open_engine;
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling, positive};
+use crate::{interrupt, model_path, report};
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueHint};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
+use moce_engine::tokenizer::SpecialTokens;
+use moce_engine::{Capacity, Engine, GenerateOptions, RoutingRecorder, Sampler, Session, generate};
+use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run a text and write down what the routers said and what was chosen
+    #[command(after_help = "Examples:\n  moce trace record -f text.txt --limit 65536 -o text.trace\n  \
+        moce trace record model.gguf -p \"Once upon a time\" -n 200 --f16 -o story.trace")]
+    Record(Box<Record>),
+    /// Say what a trace holds, and check all of it
+    #[command(after_help = "Example:\n  moce trace info text.trace")]
+    Info(Info),
+    /// Write a trace as a table
+    #[command(
+        after_help = "Examples:\n  moce trace export text.trace -o choices.csv\n  moce trace export text.trace --all | head"
+    )]
+    Export(Export),
+    /// Make a trace from what another engine recorded (.route.csv of DriftWood and BigMoeOnEdge)
+    #[command(after_help = "Example:\n  moce trace import qwen.route.csv -o qwen.trace")]
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
+struct Record {
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    model: Option<PathBuf>,
+    /// The text
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
+    prompt: Option<String>,
+    /// A file with the text; `-` is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// The trace to write
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    output: PathBuf,
+    /// Tokens to generate behind the text, which is then one prompt; 0: the text alone, window by window as in perplexity
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    tokens: usize,
+    /// Without -n: tokens of a window
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
+    window: usize,
+    /// Without -n: at most this many tokens of the text
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    limit: Option<usize>,
+    /// Store scores in half precision: half the size, and near ties may fall the other way in a replay
+    #[arg(long)]
+    f16: bool,
+    /// Overwrite OUT
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    options: ModelOptions,
+}
+
+#[derive(Debug, Args)]
+struct Info {
+    /// The trace
+    #[arg(value_hint = ValueHint::FilePath)]
+    trace: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Export {
+    /// The trace
+    #[arg(value_hint = ValueHint::FilePath)]
+    trace: PathBuf,
+    /// The CSV file to write [default: standard output]
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    output: Option<PathBuf>,
+    /// A row for every expert with its score, not only for the chosen ones
+    #[arg(long)]
+    all: bool,
+    /// Overwrite OUT
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Import {
+    /// The .route.csv
+    #[arg(value_hint = ValueHint::FilePath)]
+    csv: PathBuf,
+    /// The trace to write
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    output: PathBuf,
+    /// Overwrite OUT
+    #[arg(long)]
+    force: bool,
+}
+
+pub(crate) fn run(arguments: &Trace, global: &Global) -> anyhow::Result<()> {
+    match &arguments.action {
+        Action::Record(arguments) => record(arguments, global),
+        Action::Info(arguments) => info(arguments, global),
+        Action::Export(arguments) => export(arguments),
+        Action::Import(arguments) => import(arguments, global),
+    }
+}
+
+/// Opens a trace.
+pub(super) fn open_trace(path: &Path) -> anyhow::Result<TraceReader<BufReader<File>>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    TraceReader::new(BufReader::new(file)).with_context(|| format!("{} cannot be read as a trace", path.display()))
+}
+
+/// Experts logically cached where nothing else is said, as in perplexity.
+const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
+
+fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
+    let text = match (&arguments.prompt, &arguments.file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => model_path::read_text(file)?,
+        (None, None) => bail!("give a text with -p or -f"),
+    };
+    let text_alone = arguments.tokens == 0;
+    let routing_prompt = if text_alone { RoutingPrompt::Same } else { RoutingPrompt::Original };
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, routing_prompt, |options| {
+        options.spare_slots = true;
+        options.capacity.get_or_insert(DEFAULT_CAPACITY);
+        if text_alone && arguments.options.common.ctx.is_none() {
+            options.context = Some(arguments.window);
+        }
+    })?;
+    let mut session = Session::new(&engine)?;
+    let precision = if arguments.f16 { Precision::F16 } else { Precision::F32 };
+    let scores = Some(StoredScores { kind: ScoreKind::Logits, precision });
+    session.observe(Box::new(RoutingRecorder::create(&arguments.output, &session, scores, arguments.force)?));
+    interrupt::listen();
+    let tokens = if text_alone {
+        record_windows(arguments, &mut session, &text, global)?
+    } else {
+        record_answer(arguments, &engine, &mut session, &text)?
+    };
+    if interrupt::happened() {
+        // Half a trace is none.
+        return Ok(());
+    }
+    if let Some(observer) = session.stop_observing() {
+        observer.finish()?;
+    }
+    if !global.quiet {
+        eprintln!("{}", report::dim(&format!("{tokens} tokens recorded in {}", arguments.output.display())));
+    }
+    Ok(())
+}
+
+/// The text alone, window by window. Gives the number of tokens.
+fn record_windows(arguments: &Record, session: &mut Session, text: &str, global: &Global) -> anyhow::Result<usize> {
+    let mut tokens = session.engine().tokenizer().encode(text, SpecialTokens::AsText)?;
+    tokens.truncate(arguments.limit.unwrap_or(usize::MAX));
+    if tokens.is_empty() {
+        bail!("the text is empty");
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens  {eta} left");
+    let bar = ProgressBar::new(tokens.len() as u64).with_style(style.expect("the template is well formed"));
+    if global.quiet || !report::stderr_is_interactive() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    record_text(session, &tokens, arguments.window, &mut |done, _| {
+        bar.set_position(done as u64);
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    Ok(tokens.len())
+}
+
+/// The text as a prompt and what the model writes behind it. Gives the number of tokens that were run.
+fn record_answer(arguments: &Record, engine: &Arc<Engine>, session: &mut Session, text: &str) -> anyhow::Result<usize> {
+    let prompt = engine.tokenizer().encode_prompt(text)?;
+    // Repeatable unless another seed is asked for.
+    let mut sampler = Sampler::new(arguments.sampling.sampler_options(0), engine.hyperparameters().vocabulary);
+    // The last token is not run, so that one more is asked for.
+    let options = GenerateOptions { max_tokens: arguments.tokens + 1, stop: Vec::new(), ignore_end: false, pace: None };
+    let generation = generate(session, &mut sampler, &prompt, &options, &mut |_| {
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(generation.prompt.tokens + generation.generation.tokens)
+}
+
+fn info(arguments: &Info, global: &Global) -> anyhow::Result<()> {
+    let info = trace_info(open_trace(&arguments.trace)?).with_context(|| arguments.trace.display().to_string())?;
+    let mut output = std::io::stdout().lock();
+    if global.json {
+        serde_json::to_writer(&mut output, &info)?;
+        writeln!(output)?;
+        return Ok(());
+    }
+    print(&info, &mut output)?;
+    Ok(())
+}
+
+fn print(info: &TraceInfo, output: &mut impl Write) -> std::io::Result<()> {
+    let identity = info.identity.as_deref().unwrap_or("unknown");
+    writeln!(output, "model     {} ({}), identity {identity}", info.model, info.architecture)?;
+    writeln!(
+        output,
+        "experts   {} a layer, {} a token, {} layers, {} an expert",
+        info.experts,
+        info.experts_per_token,
+        info.layers,
+        range(&info.expert_bytes, |bytes| report::size(*bytes))
+    )?;
+    writeln!(output, "tokens    {} given, {} generated", info.prompt_tokens, info.generated_tokens)?;
+    writeln!(output, "starts    {} sequences, {} windows", info.sequences, info.windows)?;
+    match info.precision {
+        Some(precision) => writeln!(output, "scores    {}, {precision}", info.scores)?,
+        None => writeln!(output, "scores    none: selections alone")?,
+    }
+    writeln!(output, "routing   {} (prompt: {})", info.routing, info.routing_prompt)?;
+    writeln!(
+        output,
+        "caches    {} experts a layer, {}, {}, start {}",
+        range(&info.capacity, |capacity| capacity.to_string()),
+        info.eviction,
+        info.touch,
+        info.start
+    )?;
+    let mean = info.effective_experts.iter().sum::<f64>() / info.effective_experts.len().max(1) as f64;
+    writeln!(output, "usage     {mean:.1} of {} experts in effect, on average", info.experts)?;
+    writeln!(output, "file      {}, whole", report::size(info.trace_bytes))
+}
+
+/// `A`, or `A to B`.
+fn range<T: Ord>(values: &[T], text: impl Fn(&T) -> String) -> String {
+    match (values.iter().min(), values.iter().max()) {
+        (Some(least), Some(most)) if least == most => text(least),
+        (Some(least), Some(most)) => format!("{} to {}", text(least), text(most)),
+        _ => "no".to_owned(),
+    }
+}
+
+fn export(arguments: &Export) -> anyhow::Result<()> {
+    let reader = open_trace(&arguments.trace)?;
+    match &arguments.output {
+        None => {
+            export_csv(reader, arguments.all, &mut BufWriter::new(std::io::stdout().lock()))?;
+        }
+        Some(path) => {
+            let mut file = NewFile::create(path, arguments.force)?;
+            export_csv(reader, arguments.all, &mut file.writer)?;
+            file.persist()?;
+        }
+    }
+    Ok(())
+}
+
+fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
+    let input = File::open(&arguments.csv).with_context(|| format!("cannot open {}", arguments.csv.display()))?;
+    let mut file = NewFile::create(&arguments.output, arguments.force)?;
+    let (_, tokens) = import_route_csv(BufReader::new(input), &mut file.writer)
+        .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
+    file.persist()?;
+    if !global.quiet {
+        eprintln!("{}", report::dim(&format!("{tokens} tokens written to {}", arguments.output.display())));
+    }
+    Ok(())
+}
+
+/// A file that has its name only when it is whole.
+struct NewFile {
+    path: PathBuf,
+    force: bool,
+    writer: BufWriter<tempfile::NamedTempFile>,
+}
+
+impl NewFile {
+    fn create(path: &Path, force: bool) -> anyhow::Result<NewFile> {
+        if !force && path.exists() {
+            bail!("{} exists already; give another name or --force", path.display());
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(folder)
+            .with_context(|| format!("cannot write a file in {}", folder.display()))?;
+        Ok(NewFile { path: path.to_owned(), force, writer: BufWriter::new(file) })
+    }
+
+    fn persist(self) -> anyhow::Result<()> {
+        let NewFile { path, force, writer } = self;
+        let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        let renamed = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
+        renamed.map(drop).map_err(|refused| refused.error).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
