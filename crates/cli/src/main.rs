@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Tune(arguments) => commands::tune::run(arguments, &cli.global),
         Command::Trace(arguments) => commands::trace::run(arguments, &cli.global),
         Command::Simulate(arguments) => commands::simulate::run(arguments, &cli.global),
+        Command::Eval(arguments) => commands::eval::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),
     };

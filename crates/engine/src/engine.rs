@@ -46,6 +46,8 @@ pub struct EngineOptions {
     pub chunk: Option<usize>,
     /// Tokens whose logits are computed at once; more than 1 only helps where every token's logits are wanted (perplexity).
     pub logit_rows: usize,
+    /// Sessions at once whose KV caches the memory plan makes room for.
+    pub sessions: usize,
 }
 
 impl Default for EngineOptions {
@@ -62,6 +64,7 @@ impl Default for EngineOptions {
             kv: KvType::F16,
             chunk: None,
             logit_rows: 1,
+            sessions: 1,
         }
     }
 }
@@ -358,6 +361,7 @@ impl<'g> Declared<'g> {
             chunk: options.chunk,
             kv: options.kv,
             logit_rows: options.logit_rows,
+            sessions: options.sessions,
             guesses: prefetch != Prefetch::Off,
             block_bytes: files.block_bytes(),
         };

@@ -228,6 +228,14 @@ pub enum Error {
     /// An earlier step of this session failed half-way.
     #[error("an earlier step of this session failed; clear the session and give the whole text again")]
     SessionFailed,
+    /// A snapshot that the session cannot go back to.
+    #[error(
+        "the snapshot at position {position} is of another session, or its tokens have been overwritten; run its text again"
+    )]
+    SnapshotGone {
+        /// Tokens that had been seen.
+        position: usize,
+    },
     /// A step without tokens.
     #[error("no tokens to run; give a prompt")]
     Empty,

@@ -73,7 +73,7 @@ pub use pace::Pace;
 pub use plan::MemoryPlan;
 pub use record::RoutingRecorder;
 pub use sampler::{Sampler, SamplerOptions};
-pub use session::Session;
+pub use session::{Session, Snapshot};
 pub use tap::{ObservedStep, RoutingObserver};
 pub use telemetry::Traffic;
 pub use tokenizer::Tokenizer;

@@ -1,4 +1,4 @@
-//! The memory plan: what an engine with one session needs, by part, before anything is read. One function computes it for the
+//! The memory plan: what an engine with its sessions needs, by part, before anything is read. One function computes it for the
 //! loader, the start line and every refusal.
 
 use crate::budget::{self, Budget};
@@ -41,6 +41,7 @@ pub(crate) struct Wishes<'a> {
     pub(crate) chunk: Option<usize>,
     pub(crate) kv: KvType,
     pub(crate) logit_rows: usize,
+    pub(crate) sessions: usize,
     pub(crate) guesses: bool,
     pub(crate) block_bytes: usize,
 }
@@ -64,7 +65,7 @@ pub struct MemoryPlan {
     pub program_bytes: u64,
     /// Weights that every token uses.
     pub dense_bytes: u64,
-    /// Keys and values of one session.
+    /// Keys and values of all sessions that were asked for.
     pub kv_bytes: u64,
     /// Buffers of a step.
     pub scratch_bytes: u64,
@@ -291,7 +292,7 @@ impl Planner<'_> {
             budget_bytes: limit,
             program_bytes: self.program_bytes,
             dense_bytes: self.dense.bytes,
-            kv_bytes: kv.bytes(self.h.layers)? as u64,
+            kv_bytes: kv.bytes(self.h.layers)? as u64 * self.wishes.sessions as u64,
             scratch_bytes: self.scratch(context, chunk).bytes(self.h, self.cpu) as u64,
             staging_bytes: Arena::bytes_for(staging_class) as u64,
             slot_bytes: Arena::bytes_for(layers) as u64,

@@ -7,6 +7,7 @@ use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
 use moce_routing::{EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A text in progress. Tokens go in, logits for the next token come out.
 pub struct Session {
@@ -17,6 +18,16 @@ pub struct Session {
     position: usize,
     /// Whether a step failed half-way, so that routing state and position no longer agree.
     failed: bool,
+    logits: Vec<f32>,
+    branches: Branches,
+}
+
+/// A place in a session's text to go back to: the policy's state, while keys and values stay where they are.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    position: usize,
+    branch: u64,
+    routing: SessionRouting,
     logits: Vec<f32>,
 }
 
@@ -43,6 +54,7 @@ impl Session {
             position: 0,
             failed: false,
             logits: vec![0.0; h.vocabulary],
+            branches: Branches::new(),
             engine: Arc::clone(engine),
         })
     }
@@ -121,6 +133,7 @@ impl Session {
         self.engine.hold(&self.routing);
         self.tap.start(Start::Window);
         self.position = 0;
+        self.branches.begin(0);
         self.failed = false;
     }
 
@@ -130,6 +143,7 @@ impl Session {
     /// The routing state cannot be made anew.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.position = 0;
+        self.branches.begin(0);
         self.engine.end_routing(&self.routing);
         let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
         self.routing = self.engine.begin_routing(self.routing.options(), &capacity)?;
@@ -181,6 +195,35 @@ impl Session {
     /// Gives back the observer, if there is one.
     pub fn stop_observing(&mut self) -> Option<Box<dyn RoutingObserver>> {
         self.tap.observe(None)
+    }
+
+    /// The place where the session is now, to come back to after other tokens have followed it.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            position: self.position,
+            branch: self.branches.at(self.position),
+            routing: self.routing.clone(),
+            logits: self.logits.clone(),
+        }
+    }
+
+    /// Goes back: tokens, policy state, counts and logits are as they were at the snapshot. An observer is not told, and selections that
+    /// are re-applied do not go back.
+    ///
+    /// # Errors
+    /// The snapshot is of another session, or its tokens have been overwritten since by others.
+    pub fn go_back(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        if snapshot.position > self.position || self.branches.at(snapshot.position) != snapshot.branch {
+            return Err(Error::SnapshotGone { position: snapshot.position });
+        }
+        self.engine.end_routing(&self.routing);
+        self.routing.clone_from(&snapshot.routing);
+        self.engine.hold(&self.routing);
+        self.position = snapshot.position;
+        self.logits.copy_from_slice(&snapshot.logits);
+        self.branches.begin(snapshot.position);
+        self.failed = false;
+        Ok(())
     }
 
     /// Runs prompt tokens, in chunks, and leaves the logits of the last.
@@ -268,5 +311,36 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.engine.end_routing(&self.routing);
+    }
+}
+
+/// Which run of tokens each position belongs to: going back and on overwrites positions, and what remembers the old ones must know.
+struct Branches {
+    /// The session's own number.
+    session: u64,
+    /// Where each run begins and its number, ascending.
+    begun: Vec<(usize, u64)>,
+}
+
+impl Branches {
+    fn new() -> Branches {
+        Branches { session: Branches::number(), begun: vec![(0, Branches::number())] }
+    }
+
+    /// Unique in the process.
+    fn number() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The run that the token before `position` belongs to; the session's number at the beginning, which nothing overwrites.
+    fn at(&self, position: usize) -> u64 {
+        self.begun.iter().rev().find(|&&(start, _)| start < position).map_or(self.session, |&(_, number)| number)
+    }
+
+    /// A new run begins at `position`.
+    fn begin(&mut self, position: usize) {
+        self.begun.retain(|&(start, _)| start < position);
+        self.begun.push((position, Branches::number()));
     }
 }

@@ -34,7 +34,7 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// A file of a sweep's folder cannot be read or written.
+    /// A file that cannot be read or written.
     #[error("{}: {cause}", path.display())]
     File {
         /// The file.
@@ -100,4 +100,79 @@ pub enum Error {
     /// A BOS token was asked for, but the vocabulary has none.
     #[error("the model's vocabulary names no BOS token, so --bos is not possible")]
     NoBos,
+    /// A line that is no question.
+    #[error("{}, line {line}: {why}", path.display())]
+    Question {
+        /// The file.
+        path: PathBuf,
+        /// The line, or of a table the row, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A subject that was asked for.
+    #[error("there is no subject '{subject}' in the data")]
+    NoSubject {
+        /// Its name.
+        subject: String,
+    },
+    /// Too few examples.
+    #[error("{wanted} example questions are wanted for '{subject}', and there are {have} (--shot-count sets how many)")]
+    TooFewShots {
+        /// The subject; may be empty.
+        subject: String,
+        /// Examples that there are.
+        have: usize,
+        /// Examples that are wanted.
+        wanted: usize,
+    },
+    /// Examples with choices for questions without, or the other way round.
+    #[error("the example questions are of another kind than the questions of '{subject}': choices on one side only")]
+    OtherShots {
+        /// The subject; may be empty.
+        subject: String,
+    },
+    /// A continuation that cannot be scored.
+    #[error(
+        "question {question} of '{subject}': the tokens of a choice are none of their own, or more than the context takes"
+    )]
+    NoContinuation {
+        /// The subject; may be empty.
+        subject: String,
+        /// The question, from 0.
+        question: usize,
+    },
+    /// No room for an answer.
+    #[error("a context of {context} leaves no room for a question beside an answer of {answer} tokens; --ctx sets it")]
+    ContextTooShort {
+        /// Positions of a session.
+        context: usize,
+        /// Most tokens of an answer.
+        answer: usize,
+    },
+    /// A file of results that is there already.
+    #[error("{} exists; --force writes it anew", path.display())]
+    ResultsExist {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A partial file of results that belongs to another run.
+    #[error("{} was begun with another model, task or options; --force begins anew", path.display())]
+    OtherResults {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A line of a file of results.
+    #[error("{}, line {line}, is no result of `moce eval`: {why}", path.display())]
+    Results {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A baseline that cannot be compared with.
+    #[error("the baseline asked none of these questions, or with other prompts, so the two cannot be paired")]
+    OtherQuestions,
 }

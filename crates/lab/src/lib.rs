@@ -4,9 +4,12 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod divergence;
 mod error;
+pub mod evaluation;
 mod files;
 mod grid;
+mod likelihood;
 mod perplexity;
 mod prediction;
 mod simulate;
@@ -17,6 +20,7 @@ mod traces;
 mod tune;
 
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
+pub use divergence::DivergenceReport;
 pub use error::Error;
 pub use grid::parse_grid;
 pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity, perplexity_in};

@@ -5,6 +5,8 @@
 //! KV cache and logical expert caches start anew, the running range of the router's scores goes on (METHOD.md, "Figures"). NLL = ln Σ exp(z - max) + max - z_target in f64, ids ascending.
 
 use crate::Error;
+use crate::divergence::{DivergenceReport, Reference};
+use crate::likelihood::negative_log_likelihood;
 use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
@@ -21,11 +23,13 @@ pub struct PerplexityOptions {
     pub limit: Option<usize>,
     /// Puts the BOS token in front of every window.
     pub bos: bool,
+    /// Runs original routing along and compares.
+    pub kl: bool,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> PerplexityOptions {
-        PerplexityOptions { window: 1024, limit: None, bos: false }
+        PerplexityOptions { window: 1024, limit: None, bos: false, kl: false }
     }
 }
 
@@ -63,6 +67,9 @@ pub struct PerplexityReport {
     pub changed_selections: u64,
     /// The same as a share of tokens · layers · K.
     pub changed_share: f64,
+    /// Beside original routing on the same text, if that was asked for.
+    #[serde(flatten)]
+    pub divergence: Option<DivergenceReport>,
     /// Layer by layer.
     pub per_layer: Vec<LayerReport>,
 }
@@ -117,6 +124,7 @@ pub fn perplexity_in(
         return Err(Error::TextTooShort { tokens: scorable + 1, needed: window + 1 });
     }
     let bos = if options.bos { Some(engine.tokenizer().bos().ok_or(Error::NoBos)?) } else { None };
+    let mut reference = if options.kl { Some(Reference::beside(session)?) } else { None };
     let mut nll = 0.0;
     let mut window_nll = Vec::with_capacity(windows);
     let mut input = Vec::with_capacity(window + 1);
@@ -128,13 +136,12 @@ pub fn perplexity_in(
         let context = input.len();
         input.extend_from_slice(&tokens[start..start + window]);
         session.restart();
-        let before = nll;
-        session.score(&input, &mut |position, logits| {
-            if position >= context {
-                nll += negative_log_likelihood(logits, targets[position - context]);
-            }
-        })?;
-        window_nll.push(nll - before);
+        let of_window = match &mut reference {
+            Some(reference) => reference.score(session, &input, context, targets)?,
+            None => score(session, &input, context, targets)?,
+        };
+        nll += of_window;
+        window_nll.push(of_window);
         if progress((index + 1) * window, windows * window, nll).is_break() {
             return Err(Error::Interrupted);
         }
@@ -147,11 +154,23 @@ pub fn perplexity_in(
         tokens: scored,
         words,
         nll,
+        divergence: reference.map(|reference| reference.report(&window_nll, window)),
         window_nll,
         perplexity: libm::exp(nll / scored as f64),
         word_perplexity: libm::exp(nll / words as f64),
         ..routing_report(session)
     })
+}
+
+/// Sum of the negative log likelihoods of `targets`. The first `context` tokens of `input` have none.
+fn score(session: &mut Session, input: &[u32], context: usize, targets: &[u32]) -> Result<f64, Error> {
+    let mut nll = 0.0;
+    session.score(input, &mut |position, logits| {
+        if let Some(target) = position.checked_sub(context) {
+            nll += negative_log_likelihood(logits, targets[target]);
+        }
+    })?;
+    Ok(nll)
 }
 
 /// The part of the report that is about experts.
@@ -190,30 +209,7 @@ fn routing_report(session: &Session) -> PerplexityReport {
         capacity: layers.map(|layer| routing.shape(layer).capacity).collect(),
         changed_selections: total.changed,
         changed_share: total.changed_share(),
+        divergence: None,
         per_layer: per_layer.collect(),
-    }
-}
-
-/// -ln softmax(logits)[target]
-fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&z| libm::exp(f64::from(z) - f64::from(max))).sum();
-    libm::log(sum) + f64::from(max) - f64::from(logits[target as usize])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nll_of_a_uniform_choice_is_the_log_of_its_size() {
-        assert!((negative_log_likelihood(&[7.5; 10], 3) - 10f64.ln()).abs() < 1e-12);
-    }
-
-    #[test]
-    fn nll_of_a_lead_of_ln_three_is_that_of_three_quarters() {
-        let lead = 3f64.ln() as f32;
-        assert!((negative_log_likelihood(&[0.0, lead], 1) + 0.75f64.ln()).abs() < 1e-7);
-        assert!((negative_log_likelihood(&[0.0, lead], 0) + 0.25f64.ln()).abs() < 1e-7);
     }
 }

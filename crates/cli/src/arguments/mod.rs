@@ -13,6 +13,7 @@ pub(crate) use sampling::{Sampling, parse_positive};
 
 use crate::commands::bench::Bench;
 use crate::commands::completions::Completions;
+use crate::commands::eval::Eval;
 use crate::commands::inspect::Inspect;
 use crate::commands::logits::Logits;
 use crate::commands::man::Man;
@@ -106,6 +107,11 @@ pub(crate) enum Command {
         moce simulate text.trace --flash-bandwidth 2GB --flash-latency-us 100 --compute-ms 30\n  \
         moce simulate text.trace --scope global --capacity 500MiB,4000MiB")]
     Simulate(Simulate),
+    /// Measure accuracy on MMLU, GSM8K or questions from a file
+    #[command(after_help = "Examples:\n  moce eval mmlu --data data/mmlu --limit 20\n  \
+        moce eval gsm8k model.gguf --data data --routing cache-prior:lambda=0.1 -o policy.jsonl --baseline original.jsonl\n  \
+        moce eval questions.jsonl --shots examples.jsonl --json")]
+    Eval(Eval),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
     Completions(Completions),

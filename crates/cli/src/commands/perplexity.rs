@@ -6,7 +6,8 @@ use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::{Capacity, Session};
-use moce_lab::{PerplexityOptions, PerplexityReport, perplexity_in};
+use moce_lab::statistics::Interval;
+use moce_lab::{DivergenceReport, PerplexityOptions, PerplexityReport, perplexity_in};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -28,6 +29,9 @@ pub(crate) struct Perplexity {
     /// Put the BOS token in front of every window
     #[arg(long)]
     pub(crate) bos: bool,
+    /// Run original routing along: KL divergence, agreement of the likeliest token, and the rise of perplexity, with intervals
+    #[arg(long)]
+    pub(crate) kl: bool,
     #[command(flatten)]
     pub(crate) recording: Recording,
     #[command(flatten)]
@@ -45,13 +49,15 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
         options.logit_rows = LOGIT_ROWS;
         options.spare_slots = true;
+        options.sessions = 1 + usize::from(arguments.kl);
         options.capacity.get_or_insert(DEFAULT_CAPACITY);
         // A window and its BOS need to fit, and nothing more.
         if arguments.options.common.ctx.is_none() {
             options.context = Some(arguments.window + usize::from(arguments.bos));
         }
     })?;
-    let options = PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos };
+    let options =
+        PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos, kl: arguments.kl };
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();
     let mut session = Session::new(&engine)?;
@@ -82,6 +88,9 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
     writeln!(output, "perplexity per token  {:.4}  ({} tokens)", report.perplexity, report.tokens)?;
     writeln!(output, "perplexity per word   {:.4}  ({} words)", report.word_perplexity, report.words)?;
     writeln!(output, "nll                   {:.2} nats", report.nll)?;
+    if let Some(divergence) = &report.divergence {
+        print_divergence(&mut output, divergence)?;
+    }
     if report.per_layer.is_empty() {
         return Ok(());
     }
@@ -102,4 +111,25 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
         report.routing,
         100.0 * report.changed_share
     )
+}
+
+fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> std::io::Result<()> {
+    let DivergenceReport { kl_mean, top1_agreement, original_perplexity, perplexity_rise, .. } = *divergence;
+    let kl = range(divergence.kl_interval, 1.0, 5);
+    let agreement = range(divergence.top1_agreement_interval, 100.0, 2);
+    let rise = range(divergence.perplexity_rise_interval, 100.0, 2);
+    writeln!(
+        output,
+        "original routing      {original_perplexity:.4} a token, so it rose by {:.2} %{rise}",
+        100.0 * perplexity_rise
+    )?;
+    writeln!(output, "KL from the original  {kl_mean:.5} nats a token{kl}")?;
+    writeln!(output, "same likeliest token  {:.2} % of the tokens{agreement}", 100.0 * top1_agreement)
+}
+
+/// `  (95 %: 1.20 to 1.40)`; nothing where one window says nothing about the spread.
+fn range(interval: Option<Interval>, factor: f64, decimals: usize) -> String {
+    interval.map_or_else(String::new, |Interval { low, high }| {
+        format!("  (95 %: {:.decimals$} to {:.decimals$})", factor * low, factor * high)
+    })
 }

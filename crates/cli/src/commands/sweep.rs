@@ -114,7 +114,12 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
             base: engine.routing().clone(),
         },
         shard: arguments.shard.unwrap_or(Shard::WHOLE),
-        perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos },
+        perplexity: PerplexityOptions {
+            window: arguments.window,
+            limit: arguments.limit,
+            bos: arguments.bos,
+            kl: false,
+        },
         timing: arguments.timing.timing(),
     };
     interrupt::listen();

@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         max_loss: arguments.max_loss,
         capacity: arguments.capacity.clone().unwrap_or(DEFAULT_CAPACITY),
         base: engine.routing().clone(),
-        perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false },
+        perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false, kl: false },
     };
     let profile = tune(&engine, &text, &options, &mut |trial| {
         if !global.quiet {

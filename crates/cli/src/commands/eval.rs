@@ -1,0 +1,208 @@
+//! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
+
+use super::open_engine;
+use crate::arguments::{Global, ModelOptions, RoutingPrompt, positive};
+use crate::{interrupt, report};
+use anyhow::{Context, bail};
+use clap::{Args, ValueHint};
+use indicatif::{ProgressBar, ProgressStyle};
+use moce_engine::{Capacity, Session};
+use moce_lab::evaluation::{
+    EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, evaluate, read_results,
+};
+use moce_lab::statistics::Interval;
+use std::collections::HashSet;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// mmlu, gsm8k, or a file of questions, one JSON object a line
+    #[arg(value_name = "mmlu|gsm8k|FILE.jsonl", value_hint = ValueHint::FilePath)]
+    pub(crate) task: String,
+    /// GGUF file (of a split model, any part)
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+    /// The folder with the data: test/ and dev/ for mmlu, test.jsonl and train.jsonl for gsm8k, or one folder above
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data: Option<PathBuf>,
+    /// Ask only the first N questions of each subject
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Ask only these subjects, such as anatomy,virology
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) subjects: Option<Vec<String>>,
+    /// Take the examples in the prompts from this file, of the same format as FILE.jsonl
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) shots: Option<PathBuf>,
+    /// Examples in a prompt
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) shot_count: usize,
+    /// Write each question's result here; a run that was broken off goes on where it stopped
+    #[arg(short, long, value_name = "RESULT.jsonl", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Begin the file of results anew
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
+    /// Compare, question by question, with an earlier run's results
+    #[arg(long, value_name = "RESULT.jsonl", value_hint = ValueHint::FilePath)]
+    pub(crate) baseline: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: ModelOptions,
+}
+
+/// Experts logically cached where nothing else is said.
+const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
+
+pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
+    let task = read_task(arguments)?;
+    let baseline = arguments.baseline.as_deref().map(read_results).transpose()?;
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
+        options.spare_slots = true;
+        options.capacity.get_or_insert(DEFAULT_CAPACITY);
+    })?;
+    interrupt::listen();
+    let mut session = Session::new(&engine)?;
+    let header = EvaluationHeader::new(&task.name, &session);
+    let (mut file, mut outcomes) = match &arguments.output {
+        Some(path) => {
+            let (file, before) = ResultFile::open(path, &header, arguments.force)?;
+            (Some(file), before)
+        }
+        None => (None, Vec::new()),
+    };
+    let outcomes_before = keep_asked(&task, &mut outcomes)?;
+    let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
+    bar.set_length(task.questions() as u64);
+    bar.set_position(outcomes.len() as u64);
+    let mut correct = outcomes.iter().filter(|outcome| outcome.correct).count();
+    let wanted = |subject: &str, question: usize| !outcomes_before.contains(&(subject.to_owned(), question));
+    evaluate(&mut session, &task, &|subject, question| wanted(&subject.name, question.index), &mut |outcome| {
+        correct += usize::from(outcome.correct);
+        if let Some(file) = &mut file {
+            file.append(&outcome)?;
+        }
+        outcomes.push(outcome);
+        bar.set_position(outcomes.len() as u64);
+        bar.set_message(format!("{:.1} % right", 100.0 * correct as f64 / outcomes.len() as f64));
+        Ok(if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })
+    .map_err(|error| match (error, &arguments.output) {
+        (moce_lab::Error::Interrupted, Some(_)) => {
+            anyhow::anyhow!("interrupted; the same command goes on where it stopped")
+        }
+        (error, _) => error.into(),
+    })?;
+    bar.finish_and_clear();
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    let mut report = EvaluationReport::new(&header, &outcomes);
+    if let Some(baseline) = &baseline {
+        report.compare(&outcomes, baseline)?;
+    }
+    print(&report, global.json)?;
+    Ok(())
+}
+
+fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
+    let data = || arguments.data.clone().context("--data DIR says where the questions are");
+    let source = match arguments.task.as_str() {
+        "mmlu" => TaskSource::Mmlu(data()?),
+        "gsm8k" => TaskSource::Gsm8k(data()?),
+        file if Path::new(file).is_file() => TaskSource::File(file.into()),
+        other => bail!("'{other}' is no task: mmlu, gsm8k, or a file of questions"),
+    };
+    let shots = Shots { file: arguments.shots.clone(), count: arguments.shot_count };
+    let mut task = source.read(&shots, arguments.subjects.as_deref())?;
+    if let Some(limit) = arguments.limit {
+        task.limit(limit);
+    }
+    Ok(task)
+}
+
+/// Which questions have been answered before. Answers to questions that are no longer asked are left out; those to the same questions
+/// under other prompts are refused.
+fn keep_asked(task: &Task, outcomes: &mut Vec<Outcome>) -> anyhow::Result<HashSet<(String, usize)>> {
+    let mut asked = HashSet::new();
+    let mut kept = Vec::new();
+    for outcome in outcomes.drain(..) {
+        let subject = task.subjects.iter().find(|subject| subject.name == outcome.subject);
+        let question = subject.and_then(|s| Some((s, s.questions.iter().find(|q| q.index == outcome.question)?)));
+        let Some((subject, question)) = question else { continue };
+        if subject.fingerprint(question) != outcome.prompt {
+            bail!("the questions begun in the file of results had other prompts; --force begins anew");
+        }
+        asked.insert((outcome.subject.clone(), outcome.question));
+        kept.push(outcome);
+    }
+    *outcomes = kept;
+    Ok(asked)
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} questions  {msg}  {eta} left");
+    ProgressBar::no_length().with_style(style.expect("the template is well formed"))
+}
+
+fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut output, report)?;
+        return writeln!(output);
+    }
+    if report.per_subject.len() > 1 {
+        for subject in &report.per_subject {
+            let share = 100.0 * subject.accuracy;
+            writeln!(output, "{:40} {share:6.2} %  ({} of {})", subject.subject, subject.correct, subject.questions)?;
+        }
+        writeln!(output)?;
+    }
+    let interval = percent(report.accuracy_interval);
+    writeln!(
+        output,
+        "right       {:.2} %  (95 %: {interval}; {} of {})",
+        100.0 * report.accuracy,
+        report.correct,
+        report.questions
+    )?;
+    if let (Some(share), Some(interval)) = (report.flexible_accuracy, report.flexible_accuracy_interval) {
+        writeln!(
+            output,
+            "flexible    {:.2} %  (95 %: {}; the last number of the answer counts)",
+            100.0 * share,
+            percent(interval)
+        )?;
+    }
+    if report.cut_prompts > 0 {
+        writeln!(output, "cut         {} prompts did not fit the context (--ctx)", report.cut_prompts)?;
+    }
+    if !report.capacity.is_empty() {
+        writeln!(output, "misses      {:.2} % of the choices  ({})", 100.0 * report.miss_rate, report.eviction)?;
+        writeln!(
+            output,
+            "routing     {}, {:.2} % of the choices changed",
+            report.routing,
+            100.0 * report.changed_share
+        )?;
+    }
+    let Some(comparison) = &report.comparison else { return Ok(()) };
+    let difference = 100.0 * comparison.accuracy_difference;
+    let range =
+        comparison.accuracy_difference_interval.map_or_else(String::new, |i| format!(" (95 %: {})", percent(i)));
+    writeln!(
+        output,
+        "baseline    {}: {difference:+.2} points{range} on {} questions; right only here {}, only there {}; McNemar p = {:.3}",
+        comparison.baseline_routing,
+        comparison.questions,
+        comparison.only_here,
+        comparison.only_baseline,
+        comparison.mcnemar_p
+    )
+}
+
+/// `12.30 to 15.60 %`
+fn percent(interval: Interval) -> String {
+    format!("{:.2} to {:.2} %", 100.0 * interval.low, 100.0 * interval.high)
+}

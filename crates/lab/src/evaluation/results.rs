@@ -1,0 +1,244 @@
+//! The file of results: JSON lines, a header and one line a question, in the order in which they were asked.
+//!
+//! While questions are being asked the file is called `NAME.partial`, and grows by a line a question; a run that was broken off goes on
+//! where it stopped. When all are answered it gets its own name. Documented in `docs/formats/evaluation.md`.
+
+use crate::Error;
+use moce_engine::{ModelIdentity, Session};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// The first line: what was asked, and of what. Results of one file agree in all of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EvaluationHeader {
+    /// 1.
+    pub moce_evaluation: u32,
+    /// `mmlu`, `gsm8k`, or the name of a file.
+    pub task: String,
+    /// Which model.
+    pub model: ModelIdentity,
+    /// The routing policy, with all parameters.
+    pub routing: String,
+    /// Which cached expert leaves.
+    pub eviction: String,
+    /// Experts logically cached, by MoE layer.
+    pub capacity: Vec<usize>,
+    /// Positions that a prompt may take.
+    pub context: usize,
+}
+
+impl EvaluationHeader {
+    /// For a session's routing and a task.
+    pub fn new(task: &str, session: &Session) -> EvaluationHeader {
+        let routing = session.routing();
+        EvaluationHeader {
+            moce_evaluation: VERSION,
+            task: task.to_owned(),
+            model: session.engine().identity(),
+            routing: routing.options().prompt_policy.to_string(),
+            eviction: routing.options().eviction.to_string(),
+            capacity: (0..routing.layer_count()).map(|layer| routing.shape(layer).capacity).collect(),
+            context: session.engine().context(),
+        }
+    }
+}
+
+/// One question's line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// As in the task; may be empty.
+    pub subject: String,
+    /// Its index in the subject's file, from 0.
+    pub question: usize,
+    /// A fingerprint of the whole prompt: the same in two runs that asked the same.
+    pub prompt: String,
+    /// Tokens before the answer, examples included.
+    pub prompt_tokens: usize,
+    /// Whether the prompt had to be cut.
+    pub cut: bool,
+    /// Whether the answer is right; of numbers, by the strict rule.
+    pub correct: bool,
+    /// What was answered.
+    #[serde(flatten)]
+    pub answer: OutcomeAnswer,
+    /// tokens · layers · K of what the question had beyond the subject's shared beginning.
+    pub selections: u64,
+    /// Of these: not cached before their token.
+    pub misses: u64,
+    /// Of these: the model's own choices that did not run.
+    pub changed: u64,
+    /// tokens · layers
+    pub layer_tokens: u64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum OutcomeAnswer {
+    /// One of several choices.
+    Choice {
+        /// The index of the likeliest.
+        choice: usize,
+        /// The index of the right one.
+        right: usize,
+        /// ln p of each.
+        log_likelihoods: Vec<f64>,
+    },
+    /// A text with a number in it.
+    Text {
+        /// What was generated.
+        text: String,
+        /// Whether the first number after `#### ` is right.
+        strict: bool,
+        /// Whether the last number is.
+        flexible: bool,
+    },
+}
+
+/// A file of results that grows.
+pub struct ResultFile {
+    path: PathBuf,
+    partial: PathBuf,
+    file: File,
+}
+
+impl ResultFile {
+    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` both are begun anew.
+    ///
+    /// # Errors
+    /// The file exists and `force` is not given, the partial one belongs to other options, or a file cannot be written.
+    pub fn open(path: &Path, header: &EvaluationHeader, force: bool) -> Result<(ResultFile, Vec<Outcome>), Error> {
+        if path.exists() && !force {
+            return Err(Error::ResultsExist { path: path.to_owned() });
+        }
+        let mut partial = path.to_owned().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let error = |cause| Error::File { path: partial.clone(), cause };
+        let mut outcomes = Vec::new();
+        let mut options = OpenOptions::new();
+        if partial.exists() && !force {
+            let (found, before) = read_results(&partial)?;
+            if found != *header {
+                return Err(Error::OtherResults { path: partial });
+            }
+            outcomes = before;
+        }
+        // A last line that was broken off is dropped by writing all whole ones again.
+        let file = options.write(true).create(true).truncate(true).open(&partial).map_err(error)?;
+        let mut file = ResultFile { path: path.to_owned(), partial, file };
+        file.line(header)?;
+        for outcome in &outcomes {
+            file.append(outcome)?;
+        }
+        Ok((file, outcomes))
+    }
+
+    /// Adds a question's line.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&mut self, outcome: &Outcome) -> Result<(), Error> {
+        self.line(outcome)
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// It cannot be written or renamed.
+    pub fn finish(self) -> Result<(), Error> {
+        let error = |cause| Error::File { path: self.path.clone(), cause };
+        self.file.sync_all().map_err(error)?;
+        std::fs::rename(&self.partial, &self.path).map_err(error)
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        let mut line = serde_json::to_string(value).expect("numbers and texts have a JSON form");
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(|cause| Error::File { path: self.partial.clone(), cause })
+    }
+}
+
+/// Reads a file of results, whole or partial. A last line without its end is left out.
+///
+/// # Errors
+/// The file cannot be read, or is no file of results.
+pub fn read_results(path: &Path) -> Result<(EvaluationHeader, Vec<Outcome>), Error> {
+    let text = std::fs::read_to_string(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let wrong = |line: usize, why: String| Error::Results { path: path.to_owned(), line, why };
+    let mut lines = whole.lines().enumerate();
+    let (_, first) = lines.next().ok_or_else(|| wrong(1, "no header".to_owned()))?;
+    let header: EvaluationHeader = serde_json::from_str(first).map_err(|error| wrong(1, error.to_string()))?;
+    if header.moce_evaluation != VERSION {
+        return Err(wrong(1, format!("version {} where {VERSION} is known", header.moce_evaluation)));
+    }
+    let outcomes =
+        lines.map(|(index, line)| serde_json::from_str(line).map_err(|error| wrong(index + 1, error.to_string())));
+    Ok((header, outcomes.collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(routing: &str) -> EvaluationHeader {
+        EvaluationHeader {
+            moce_evaluation: VERSION,
+            task: "mmlu".to_owned(),
+            model: ModelIdentity::try_from("0123456789abcdef".to_owned()).unwrap(),
+            routing: routing.to_owned(),
+            eviction: "lru".to_owned(),
+            capacity: vec![6, 6],
+            context: 128,
+        }
+    }
+
+    fn outcome(question: usize) -> Outcome {
+        Outcome {
+            subject: "s".to_owned(),
+            question,
+            prompt: "00".to_owned(),
+            prompt_tokens: 9,
+            cut: false,
+            correct: true,
+            answer: OutcomeAnswer::Choice { choice: 1, right: 1, log_likelihoods: vec![-1.5, -0.1] },
+            selections: 4,
+            misses: 2,
+            changed: 1,
+            layer_tokens: 2,
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_broken_off_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let (mut file, before) = ResultFile::open(&path, &header("original"), false).unwrap();
+        assert!(before.is_empty());
+        file.append(&outcome(0)).unwrap();
+        file.append(&outcome(1)).unwrap();
+        drop(file);
+        let partial = folder.path().join("r.jsonl.partial");
+        let text = std::fs::read_to_string(&partial).unwrap();
+        std::fs::write(&partial, &text[..text.len() - 5]).unwrap();
+
+        assert!(matches!(ResultFile::open(&path, &header("prune"), false), Err(Error::OtherResults { .. })));
+        let (mut file, before) = ResultFile::open(&path, &header("original"), false).unwrap();
+        assert_eq!(before, [outcome(0)], "the broken line is asked again");
+        file.append(&outcome(1)).unwrap();
+        file.finish().unwrap();
+        assert_eq!(read_results(&path).unwrap(), (header("original"), vec![outcome(0), outcome(1)]));
+        assert!(!partial.exists());
+        assert!(matches!(ResultFile::open(&path, &header("original"), false), Err(Error::ResultsExist { .. })));
+        assert!(ResultFile::open(&path, &header("original"), true).unwrap().1.is_empty());
+    }
+}

@@ -1,0 +1,46 @@
+//! What logits say of tokens. Sums in f64, ids ascending.
+
+/// ln Σ exp(z) = ln Σ exp(z - max) + max
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&z| libm::exp(f64::from(z) - max)).sum();
+    libm::log(sum) + max
+}
+
+/// -ln softmax(logits)[target]
+pub(crate) fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
+    log_sum_exp(logits) - f64::from(logits[target as usize])
+}
+
+/// The id of the largest logit; the lowest such id. 0 where there are none.
+pub(crate) fn likeliest(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nll_of_a_uniform_choice_is_the_log_of_its_size() {
+        assert!((negative_log_likelihood(&[7.5; 10], 3) - 10f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nll_of_a_lead_of_ln_three_is_that_of_three_quarters() {
+        let lead = 3f64.ln() as f32;
+        assert!((negative_log_likelihood(&[0.0, lead], 1) + 0.75f64.ln()).abs() < 1e-7);
+        assert!((negative_log_likelihood(&[0.0, lead], 0) + 0.25f64.ln()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn of_equal_logits_the_lowest_id_is_likeliest() {
+        assert_eq!(likeliest(&[1.0, 3.0, 3.0, -1.0]), 1);
+    }
+}

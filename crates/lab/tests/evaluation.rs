@@ -1,0 +1,78 @@
+//! What a question gives does not depend on which others are asked, and two runs are compared question by question.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+mod support;
+
+use moce_engine::Session;
+use moce_engine::tokenizer::SpecialTokens;
+use moce_lab::evaluation::{
+    EvaluationHeader, EvaluationReport, Expected, Outcome, OutcomeAnswer, Shots, Task, TaskSource,
+};
+use std::path::Path;
+use support::{ask, open};
+
+/// The project's own questions, two examples a subject.
+fn exercises() -> Task {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../training/exercises/test/multiple-choice.jsonl");
+    let shots = Shots { file: Some(path.clone()), count: 2 };
+    let mut task = TaskSource::File(path).read(&shots, None).unwrap();
+    task.subjects.truncate(2);
+    task.limit(5);
+    task
+}
+
+#[test]
+fn a_question_alone_gives_what_it_gives_among_others() {
+    let engine = open(1024, "cache-prior:lambda=0.5,j=1");
+    let task = exercises();
+    let all = ask(&engine, &task, &|_| true);
+    assert_eq!(all.len(), 10);
+    let odd = ask(&engine, &task, &|question| question % 2 == 1);
+    assert_eq!(odd, all.iter().filter(|outcome| outcome.question % 2 == 1).cloned().collect::<Vec<_>>());
+    assert!(all.iter().any(|outcome| outcome.changed > 0), "the policy fired");
+
+    for outcome in &all {
+        let subject = task.subjects.iter().find(|subject| subject.name == outcome.subject).unwrap();
+        let question = &subject.questions[outcome.question];
+        let text = format!("{}{}", subject.prefix, question.text);
+        let tokens = engine.tokenizer().encode(&text, SpecialTokens::Parse).unwrap();
+        let Expected::Choice { continuations, .. } = &question.expected else { panic!("no choice") };
+        let OutcomeAnswer::Choice { log_likelihoods, .. } = &outcome.answer else { panic!("no choice") };
+        for (continuation, log_likelihood) in continuations.iter().zip(log_likelihoods) {
+            let continuation = engine.tokenizer().encode(continuation, SpecialTokens::Parse).unwrap();
+            let mut session = Session::new(&engine).unwrap();
+            session.prompt(&tokens).unwrap();
+            let mut sum = 0.0;
+            for &token in &continuation {
+                let logits = session.logits();
+                let log_sum = logits.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
+                sum += f64::from(logits[token as usize]) - log_sum;
+                session.decode(token).unwrap();
+            }
+            assert!((sum - log_likelihood).abs() < 1e-9, "{sum} {log_likelihood}");
+        }
+    }
+}
+
+#[test]
+fn two_policies_are_compared_question_by_question() {
+    let task = exercises();
+    let runs = ["original", "prune:k=1"].map(|policy| {
+        let engine = open(1024, policy);
+        let header = EvaluationHeader::new(&task.name, &Session::new(&engine).unwrap());
+        (header, ask(&engine, &task, &|_| true))
+    });
+    let [original, (header, outcomes)] = &runs;
+    let mut report = EvaluationReport::new(header, outcomes);
+    report.compare(outcomes, original).unwrap();
+    let comparison = report.comparison.unwrap();
+    let right = |outcomes: &[Outcome]| outcomes.iter().filter(|outcome| outcome.correct).count() as i64;
+    let gained = comparison.only_here as i64 - comparison.only_baseline as i64;
+    assert_eq!((comparison.questions, gained), (10, right(outcomes) - right(&original.1)));
+    assert!((comparison.accuracy_difference - gained as f64 / 10.0).abs() < 1e-12);
+
+    let mut other = original.clone();
+    other.1[0].prompt = "another".to_owned();
+    assert!(EvaluationReport::new(header, outcomes).compare(outcomes, &other).is_err());
+}
