@@ -92,7 +92,7 @@ pub enum Error {
         problem: String,
     },
     /// A stream cannot be read or written.
-    #[error(transparent)]
+    #[error("cannot read or write: {0}")]
     Io(#[from] std::io::Error),
     /// The caller ended it.
     #[error("interrupted")]

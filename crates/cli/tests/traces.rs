@@ -1,0 +1,112 @@
+//! Recorded routing as users and scripts see it: replayed runs, traces, simulations. On the demo model, which ships with the repository.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+mod support;
+
+use std::path::Path;
+
+/// The arguments, with `@NAME` as a file in the folder.
+fn placed(folder: &Path, arguments: &[&str]) -> Vec<String> {
+    let place = |argument: &&str| match argument.strip_prefix('@') {
+        Some(name) => folder.join(name).to_str().unwrap().to_owned(),
+        None => (*argument).to_owned(),
+    };
+    arguments.iter().map(place).collect()
+}
+
+fn stdout(folder: &Path, arguments: &[&str]) -> String {
+    let arguments = placed(folder, arguments);
+    support::stdout(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn refused(folder: &Path, arguments: &[&str], status: i32) -> String {
+    let arguments = placed(folder, arguments);
+    support::refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), status)
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_lossy_run_is_repeated_from_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let run = ["run", "-p", "The old lighthouse keeper", "--seed", "3", "-n", "24", "--ignore-eos", "--capacity", "8"];
+    let lossy = ["--routing", "cache-prior:lambda=0.6", "--routing-prompt", "same", "--record-routing", "@run.trace"];
+    let expected = stdout(folder, &[&run[..], &lossy].concat());
+    let replay = ["--replay-routing", "@run.trace", "--json"];
+    let summary = json(&stdout(folder, &[&run[..], &replay].concat()));
+    assert_eq!(summary["text"].as_str().unwrap(), expected.trim_end_matches('\n'));
+    assert_eq!(summary["routing"], "original");
+    assert!(summary["replayed_routing"].as_str().unwrap().starts_with("cache-prior:lambda=0.6"));
+    assert!(summary["changed_selections"].as_u64().unwrap() > 0);
+    assert_ne!(stdout(folder, &run), expected, "original routing writes the same");
+
+    // What was recorded is written; then there is no more.
+    let longer = placed(folder, &[&run[..5], &["-n", "40", "--ignore-eos", "-q"], &replay[..2]].concat());
+    let output = support::moce(&longer.iter().map(String::as_str).collect::<Vec<_>>());
+    let message = support::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("-n") && message.contains("recorded"), "{message}");
+    assert!(support::text(&output.stdout).starts_with(expected.trim_end_matches('\n')));
+    let other = refused(folder, &["run", "-q", "-p", "Another text", "--replay-routing", "@run.trace"], 1);
+    assert!(other.contains("same text"), "{other}");
+    let exists = refused(folder, &["logits", "-q", "-p", "x", "--record-routing", "@run.trace"], 1);
+    assert!(exists.contains("run.trace") && exists.contains("exists"), "{exists}");
+    let scores = refused(folder, &["simulate", "@run.trace", "--routing-grid", "max-rank"], 1);
+    assert!(scores.contains("max-rank") && scores.contains("moce trace record"), "{scores}");
+}
+
+#[test]
+fn a_trace_is_recorded_described_simulated_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let words = "the cat sat on the mat and looked at the sea ".repeat(40);
+    std::fs::write(folder.join("text.txt"), words).unwrap();
+    let record = ["trace", "record", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "-o", "@text.trace"];
+    stdout(folder, &record);
+    assert!(refused(folder, &record, 1).contains("exists"));
+    stdout(folder, &[&record[..], &["--force", "--f16"]].concat());
+
+    let info = json(&stdout(folder, &["trace", "info", "@text.trace", "--json"]));
+    assert_eq!((&info["tokens"], &info["precision"]), (&200.into(), &"f16".into()));
+    assert_eq!(info["sequences"].as_u64().unwrap() + info["windows"].as_u64().unwrap(), 2);
+    assert!(stdout(folder, &["trace", "info", "@text.trace"]).contains("whole"));
+    let identity = info["identity"].as_str().unwrap();
+    assert_eq!(identity.len(), 16);
+
+    let perplexity = ["perplexity", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "--json"];
+    let measured = json(&stdout(folder, &[&perplexity[..], &["--capacity", "20"]].concat()));
+    let simulate = ["simulate", "-q", "@text.trace", "--routing-grid", "original;cache-prior:lambda=0.1..0.3/2"];
+    let options =
+        ["--capacity", "20,50%", "--eviction", "lru,lfu", "--flash-bandwidth", "1GB", "--compute-ms", "5", "--json"];
+    let report = json(&stdout(folder, &[&simulate[..], &options].concat()));
+    let cells = report["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 2 * (2 * 4 + 1));
+    let share = |value: &serde_json::Value| value.as_f64().unwrap();
+    assert!((share(&cells[0]["total"]["miss_rate"]) - share(&measured["miss_rate"])).abs() < 1e-12);
+    assert!(share(&cells[0]["total"]["tokens_per_second"]) < 200.0);
+    let table = stdout(folder, &simulate);
+    assert!(table.lines().count() == 6 && table.contains("belady") && table.contains("lambda=0.2"), "{table}");
+
+    let csv = stdout(folder, &["trace", "export", "@text.trace"]);
+    let rows = info["selections"].as_u64().unwrap() as usize;
+    assert_eq!(csv.lines().count(), rows + 1);
+    stdout(folder, &["trace", "export", "@text.trace", "--all", "-o", "@all.csv"]);
+    let all = std::fs::read_to_string(folder.join("all.csv")).unwrap();
+    assert_eq!(all.lines().count(), rows / 4 * 60 + 1);
+
+    let not = refused(folder, &["trace", "info", "@text.txt"], 1);
+    assert!(not.contains("text.txt"), "{not}");
+    for (arguments, part) in [
+        (&["simulate", "@text.trace", "--scope", "global"][..], "--capacity"),
+        (&["simulate", "@text.trace", "--scope", "global", "--capacity", "4GiB", "--eviction", "lfu"], "lru"),
+        (&["simulate", "@text.trace", "--capacity", "61"], "61"),
+    ] {
+        let message = refused(folder, arguments, 1);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    }
+    assert!(refused(folder, &["simulate", "@text.trace", "--routing-grid", "nonsense"], 2).contains("nonsense"));
+}
