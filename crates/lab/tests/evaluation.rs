@@ -30,6 +30,9 @@ fn a_question_alone_gives_what_it_gives_among_others() {
     assert_eq!(all.len(), 10);
     let odd = ask(&engine, &task, &|question| question % 2 == 1);
     assert_eq!(odd, all.iter().filter(|outcome| outcome.question % 2 == 1).cloned().collect::<Vec<_>>());
+    // Alone, all of a prompt but its last token is shared; among others, much less is.
+    let one = ask(&engine, &task, &|question| question == 1);
+    assert_eq!(one, all.iter().filter(|outcome| outcome.question == 1).cloned().collect::<Vec<_>>());
     assert!(all.iter().any(|outcome| outcome.changed > 0), "the policy fired");
 
     for outcome in &all {

@@ -120,7 +120,7 @@ fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> s
     let rise = range(divergence.perplexity_rise_interval, 100.0, 2);
     writeln!(
         output,
-        "original routing      {original_perplexity:.4} a token, so it rose by {:.2} %{rise}",
+        "original routing      {original_perplexity:.4} a token; the policy: {:+.2} %{rise}",
         100.0 * perplexity_rise
     )?;
     writeln!(output, "KL from the original  {kl_mean:.5} nats a token{kl}")?;

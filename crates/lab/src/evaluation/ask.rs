@@ -118,7 +118,7 @@ impl<'q> Prompt<'q> {
     /// Asks, from `start` on, which stands after the first tokens of the context.
     fn ask(&self, session: &mut Session, start: &Snapshot, subject: &Subject, judge: &Judge) -> Result<Outcome, Error> {
         session.go_back(start)?;
-        let mut cost = Cost::default();
+        let mut cost = Cost { counts: total(session) };
         let (correct, answer) = match &self.question.expected {
             Expected::Choice { right, .. } => {
                 let log_likelihoods =
@@ -220,8 +220,7 @@ fn highest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }
 
-/// What a question cost beyond the shared beginning.
-#[derive(Default)]
+/// What a question cost, the shared beginning included, as if it were asked alone: so it does not depend on how much is shared.
 struct Cost {
     counts: Counts,
 }
@@ -233,14 +232,16 @@ impl Cost {
         session: &mut Session,
         work: impl FnOnce(&mut Session) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let total = |session: &Session| {
-            let mut total = session.routing().total(Phase::Prompt);
-            total += session.routing().total(Phase::Generation);
-            total
-        };
         let before = total(session);
         let result = work(session)?;
         self.counts += total(session) - before;
         Ok(result)
     }
+}
+
+/// All that was counted since the session was cleared.
+fn total(session: &Session) -> Counts {
+    let mut total = session.routing().total(Phase::Prompt);
+    total += session.routing().total(Phase::Generation);
+    total
 }

@@ -68,7 +68,7 @@ pub struct Outcome {
     /// What was answered.
     #[serde(flatten)]
     pub answer: OutcomeAnswer,
-    /// tokens · layers · K of what the question had beyond the subject's shared beginning.
+    /// tokens · layers · K of the whole prompt and the answer.
     pub selections: u64,
     /// Of these: not cached before their token.
     pub misses: u64,

@@ -34,7 +34,7 @@ pub struct EvaluationReport {
     pub eviction: String,
     /// Experts logically cached, by MoE layer.
     pub capacity: Vec<usize>,
-    /// Misses as a share of tokens · layers · K, of what the questions have beyond the shared beginning.
+    /// Misses as a share of tokens · layers · K, as if every question were asked alone, with its whole prompt.
     pub miss_rate: f64,
     /// The model's own choices that did not run, in the same tokens.
     pub changed_selections: u64,

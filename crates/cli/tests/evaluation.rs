@@ -1,0 +1,82 @@
+//! `moce eval` and `moce perplexity --kl` on a tiny model, as a user calls them.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+mod support;
+
+use serde_json::Value as Json;
+use support::{refused, stdout};
+
+/// Two that fit the tiny model's 128 positions, and one that does not.
+const QUESTIONS: &str = r#"{"question": "1+1?", "choices": ["2", "3"], "answer": 0}
+{"question": "1+2?", "choices": ["2", "3"], "answer": "B"}
+{"question": "Which of these two numbers, taken together, are more than what was asked for before, if what was asked for before was less than what these two numbers are, taken together?", "choices": ["2", "3"], "answer": 1}
+"#;
+
+fn model() -> String {
+    format!("{}/../../fixtures/models/qwen2moe.gguf", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn json(arguments: &[&str]) -> Json {
+    serde_json::from_str(&stdout(arguments)).unwrap()
+}
+
+#[test]
+fn results_are_kept_taken_up_again_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (questions, results, other) = (file("questions.jsonl"), file("results.jsonl"), file("other.jsonl"));
+    std::fs::write(&questions, QUESTIONS).unwrap();
+    let model = model();
+    let eval = ["eval", &questions, &model, "--json", "--quiet", "--ctx", "128"];
+    let with = |more: &[&str]| json(&[&eval[..], more].concat());
+
+    let report = with(&["-o", &results]);
+    assert_eq!((&report["questions"], &report["cut_prompts"]), (&Json::from(3), &Json::from(1)));
+    assert_eq!((&report["routing"], &report["changed_selections"]), (&Json::from("original"), &Json::from(0)));
+    assert!(refused(&[&eval[..], &["-o", &results]].concat(), 1).contains("--force"));
+
+    // A run that was broken off after its first question.
+    let text = std::fs::read_to_string(&results).unwrap();
+    let begun: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
+    std::fs::write(format!("{other}.partial"), begun).unwrap();
+    assert_eq!(with(&["-o", &other]), report);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), text);
+
+    let lossy = with(&["--routing", "prune:k=1", "--baseline", &results]);
+    let comparison = &lossy["comparison"];
+    assert_eq!((&comparison["questions"], &comparison["baseline_routing"]), (&Json::from(3), &Json::from("original")));
+    assert!(lossy["changed_share"].as_f64().unwrap() > 0.5, "{lossy}");
+}
+
+#[test]
+fn what_is_no_task_is_refused() {
+    assert!(refused(&["eval", "nosuch", &model()], 1).contains("nosuch"));
+    assert!(refused(&["eval", "mmlu", &model()], 1).contains("--data"));
+    assert!(refused(&["eval", "mmlu", &model(), "--data", "nosuch"], 1).contains("nosuch"));
+}
+
+#[test]
+fn divergence_is_reported_with_its_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "All that is gold does not glitter, not all those who wander are lost. ".repeat(4)).unwrap();
+    let model = model();
+    let report = json(&[
+        "perplexity",
+        &model,
+        "-f",
+        text.to_str().unwrap(),
+        "--window",
+        "32",
+        "--kl",
+        "--routing",
+        "prune:k=1",
+        "--json",
+    ]);
+    let number = |name: &str| report[name].as_f64().unwrap();
+    assert!(number("kl_mean") > 0.0 && number("top1_agreement") < 1.0, "{report}");
+    let interval = &report["kl_interval"];
+    assert!(interval["low"].as_f64().unwrap() <= number("kl_mean"), "{interval}");
+    assert!(number("kl_mean") <= interval["high"].as_f64().unwrap(), "{interval}");
+}
