@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Command::Trace(arguments) => commands::trace::run(arguments, &cli.global),
         Command::Simulate(arguments) => commands::simulate::run(arguments, &cli.global),
         Command::Eval(arguments) => commands::eval::run(arguments, &cli.global),
+        Command::Pack(arguments) => commands::pack::run(arguments, &cli.global),
+        Command::Verify(arguments) => commands::verify::run(arguments, &cli.global),
         Command::Completions(arguments) => commands::completions::run(arguments),
         Command::Man(arguments) => commands::man::run(arguments),
     };

@@ -1,5 +1,6 @@
 //! What moce says beside its results: errors, the line at the start, sizes, peak memory. All on standard error.
 
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
 /// Writes log events to standard error: warnings, more with `-v` and `-vv`, or what `MOCE_LOG` says.
@@ -34,6 +35,17 @@ pub(crate) fn error(error: &anyhow::Error) {
 /// Whether colours and progress bars make sense.
 pub(crate) fn stderr_is_interactive() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// A progress bar over bytes on a terminal, else nothing.
+pub(crate) fn bytes_bar(all: u64, quiet: bool) -> ProgressBar {
+    if quiet || !stderr_is_interactive() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+    );
+    ProgressBar::new(all).with_style(style.expect("the template is well formed"))
 }
 
 fn colours() -> bool {

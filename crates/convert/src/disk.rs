@@ -22,12 +22,14 @@ pub fn free_bytes(path: &Path) -> Result<Option<u64>, Error> {
     }
 }
 
-/// Fails if a file of `bytes` at `path` would not fit. It is written beside what stands there now, so that counts as taken.
+/// Fails if a file of `bytes` at `path` would not fit. It is written beside what stands there now, so that counts as taken; what a killed
+/// run left unfinished is written over, so that counts as free.
 ///
 /// # Errors
 /// [`Error::Space`], and those of [`free_bytes`].
 pub fn check_space(path: &Path, bytes: u64) -> Result<(), Error> {
-    match free_bytes(path)? {
+    let left = std::fs::metadata(moce_gguf::unfinished_path(path)).map_or(0, |left| left.len());
+    match free_bytes(path)?.map(|free| free.saturating_add(left)) {
         Some(free) if free < bytes => Err(Error::Space { folder: folder_of(path).into(), wanted: bytes, free }),
         _ => Ok(()),
     }

@@ -10,6 +10,26 @@ pub enum Error {
     /// A GGUF file cannot be read or written.
     #[error(transparent)]
     Gguf(#[from] moce_gguf::Error),
+    /// The model's headers are none that moce runs.
+    #[error(transparent)]
+    Engine(#[from] moce_engine::Error),
+    /// A model that need not be packed again.
+    #[error("{}: packed already, for {isa}; pack the original for another instruction set", file.display())]
+    AlreadyPacked {
+        /// The model file.
+        file: PathBuf,
+        /// What it is packed for.
+        isa: String,
+    },
+    /// A model without anything to pack.
+    #[error("{}: the model has no experts, so there is nothing to pack", file.display())]
+    NoExperts {
+        /// The model file.
+        file: PathBuf,
+    },
+    /// The caller stopped reading.
+    #[error("stopped before every byte was read")]
+    Interrupted,
     /// No shape has this name.
     #[error("unknown shape '{given}' (there are: {known})")]
     UnknownShape {

@@ -13,7 +13,7 @@ use crate::tap::RoutingTap;
 use crate::telemetry::Traffic;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use crate::{Capacity, Error, Hyperparameters, ModelIdentity};
+use crate::{Capacity, Error, Hyperparameters, ModelIdentity, packed};
 use moce_flash::Files;
 use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
@@ -112,12 +112,20 @@ impl Engine {
         let Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan } = Declared::new(gguf, options)?;
         let h = architecture.hyperparameters();
         let expert_bytes = loader.experts.layers().iter().map(|layer| layer.expert_bytes()).collect();
+        if loader.experts.is_foreign(cpu.isa()) {
+            tracing::warn!(
+                "the experts are packed for another CPU than this one ({}): they are re-ordered as they land, which takes time; \
+                 pack the original again with --isa {0}",
+                cpu.isa()
+            );
+        }
+        let check = options.flash.verify.then(|| packed::check(gguf)).transpose()?;
         tracing::info!(architecture = h.architecture, isa = %cpu.isa(), threads = cpu.threads(), "model declared");
         tracing::info!(?plan, "memory planned");
 
         let Loader { weights, experts, .. } = loader;
         let weights = weights.load(&cpu)?;
-        let (mut experts, flash) = flash::open_store(experts.layers(), files, &plan, &options.flash)?;
+        let (mut experts, flash) = flash::open_store(experts.layers(), files, &plan, &options.flash, check)?;
         tracing::info!(flash, "files opened");
         experts.preload(&cpu)?;
         tracing::info!("resident experts loaded");
@@ -140,7 +148,7 @@ impl Engine {
             flash,
             prefetch,
             routing: options.routing.clone(),
-            identity: ModelIdentity::of(gguf, &h.architecture),
+            identity: ModelIdentity::of(gguf, &h.architecture)?,
             file_bytes: gguf.parts().iter().map(moce_gguf::Part::bytes).sum(),
             expert_bytes,
             cpu,
@@ -153,7 +161,7 @@ impl Engine {
     /// # Errors
     /// It names no architecture.
     pub fn identity_of(gguf: &Gguf) -> Result<ModelIdentity, Error> {
-        Ok(ModelIdentity::of(gguf, gguf.metadata().string("general.architecture")?))
+        ModelIdentity::of(gguf, packed::architecture(gguf)?)
     }
 
     /// The memory plan that [`Engine::load`] would follow; no tensor data is read.

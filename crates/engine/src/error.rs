@@ -111,6 +111,12 @@ pub enum Error {
     /// Experts cannot be read from flash.
     #[error(transparent)]
     Flash(#[from] moce_flash::Error),
+    /// Checksums were asked for, and the model has none.
+    #[error("{}: the file has no checksums to verify fetches with; `moce pack` makes one that has", file.display())]
+    NoChecksums {
+        /// The model file.
+        file: PathBuf,
+    },
     /// The model does not fit the memory it was given.
     #[error(
         "a budget of {} is too small: this model needs at least {} ({} of it are weights that every token uses, at a context of {context}); \
@@ -257,6 +263,10 @@ impl Error {
             expected: expected.to_vec(),
             found: tensor.dims().to_vec(),
         }
+    }
+
+    pub(crate) fn no_checksums(gguf: &Gguf) -> Error {
+        Error::NoChecksums { file: file(gguf) }
     }
 
     pub(crate) fn unknown_architecture(gguf: &Gguf, name: &str, known: String) -> Error {

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::experts::{ExpertStore, LayerCatalogue, StoreOptions};
 use crate::flash_profiles;
 use crate::plan::MemoryPlan;
-use moce_flash::{Arena, Backend, Direct, Faults, Fetcher, Files, ModelFile, Options, Probe, SlotId};
+use moce_flash::{Arena, Backend, Check, Direct, Faults, Fetcher, Files, ModelFile, Options, Probe, SlotId};
 use moce_gguf::Gguf;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,8 @@ pub struct FlashOptions {
     pub profiles: Option<PathBuf>,
     /// Reads misbehave as this says, and as it is changed to say while the engine runs: for tests of what is above.
     pub faults: Option<Arc<Mutex<Faults>>>,
+    /// Whether what is read of an expert is compared with its checksum; only packed models have them.
+    pub verify: bool,
 }
 
 /// Random faults are the same in every run.
@@ -80,6 +82,7 @@ pub(crate) fn open_store(
     files: Files,
     plan: &MemoryPlan,
     options: &FlashOptions,
+    check: Option<Box<Check>>,
 ) -> Result<(ExpertStore, String), Error> {
     let store = StoreOptions { layers, slots: &plan.resident, staging: plan.staging, block_bytes: files.block_bytes() };
     let arena = Arc::new(Arena::reserve(&store.classes())?);
@@ -87,7 +90,10 @@ pub(crate) fn open_store(
         return Ok((ExpertStore::new(&store, arena, None), "no experts".to_owned()));
     }
     let staging: Vec<SlotId> = if plan.streams() { arena.slots(layers.len()).collect() } else { Vec::new() };
-    let fetcher = open_fetcher(layers, files, &arena, &staging, options)?;
+    let mut fetcher = open_fetcher(layers, files, &arena, &staging, options)?;
+    if let Some(check) = check {
+        fetcher.check_slices(check);
+    }
     let words = fetcher.to_string();
     Ok((ExpertStore::new(&store, arena, Some(fetcher)), words))
 }

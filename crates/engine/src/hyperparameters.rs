@@ -2,7 +2,7 @@
 //!
 //! Every value is either in the file or a documented default; nothing is guessed from the model's name.
 
-use crate::Error;
+use crate::{Error, packed};
 use moce_gguf::Gguf;
 use moce_kernels::{RopePairing, RopeScaling};
 
@@ -172,7 +172,7 @@ struct Keys<'g> {
 
 impl<'g> Keys<'g> {
     fn new(gguf: &'g Gguf) -> Result<Keys<'g>, Error> {
-        Ok(Keys { gguf, architecture: gguf.metadata().string("general.architecture")?.to_owned() })
+        Ok(Keys { gguf, architecture: packed::architecture(gguf)?.to_owned() })
     }
 
     fn name(&self, key: &str) -> String {

@@ -1,18 +1,22 @@
 //! Which model a file of ours (a cache state, a trace) belongs to.
 
+use crate::{Error, packed};
 use moce_gguf::Gguf;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A fingerprint of a model: 64-bit FNV-1a over its architecture and over name, type and dimensions of every tensor in directory
-/// order. It tells models apart, it does not protect against forgery.
+/// order. A packed model has its original's. It tells models apart, it does not protect against forgery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ModelIdentity(u64);
 
 impl ModelIdentity {
     /// The identity of an opened file.
-    pub(crate) fn of(gguf: &Gguf, architecture: &str) -> ModelIdentity {
+    pub(crate) fn of(gguf: &Gguf, architecture: &str) -> Result<ModelIdentity, Error> {
+        if let Some(original) = packed::identity(gguf)? {
+            return Ok(original);
+        }
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         hash.bytes(architecture.as_bytes());
         for tensor in gguf.tensors() {
@@ -20,7 +24,7 @@ impl ModelIdentity {
             hash.bytes(&tensor.tensor_type().id().to_le_bytes());
             tensor.dims().iter().for_each(|&dim| hash.bytes(&(dim as u64).to_le_bytes()));
         }
-        ModelIdentity(hash.0)
+        Ok(ModelIdentity(hash.0))
     }
 }
 

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
 use moce_engine::{Engine, EngineOptions, KvType, Session};
-use moce_gguf::{Gguf, Tensor, TensorType, Value, Writer};
-use moce_testkit::{TINY_MODELS, TinyModel, Variant, floats, variant};
+use moce_gguf::{Gguf, Tensor, TensorType, Value};
+use moce_testkit::{TINY_MODELS, TinyModel, Variant, floats, fused, variant};
 use std::sync::Arc;
 
 /// Logits after each token, `[tokens, vocabulary]`, with f32 keys and values.
@@ -119,34 +119,6 @@ fn an_unknown_architecture_is_named() {
     let strange = variant(&gguf, &Variant { metadata: &change, tensor: &unchanged });
     let error = Engine::load(&strange, &EngineOptions::default()).err().expect("it cannot be loaded").to_string();
     assert!(error.contains("abacus") && error.contains("qwen2moe"), "{error}");
-}
-
-/// The model with each layer's gate and up experts in one tensor, as some converters write them.
-fn fused(model: &Gguf) -> Gguf {
-    let mut writer = Writer::new();
-    model.metadata().iter().for_each(|(key, value)| writer.set(key, value.clone()).unwrap());
-    let mut data = Vec::new();
-    for tensor in model.tensors().filter(|tensor| !tensor.name().contains("ffn_up_exps")) {
-        let read = |tensor: &Tensor| {
-            let mut bytes = vec![0; tensor.bytes()];
-            model.read_tensor(tensor, &mut bytes).unwrap();
-            bytes
-        };
-        let gate = read(tensor);
-        if !tensor.name().contains("ffn_gate_exps") {
-            writer.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims()).unwrap();
-            data.push(gate);
-            continue;
-        }
-        let up = read(model.tensor(&tensor.name().replace("gate", "up")).unwrap());
-        let &[columns, rows, experts] = tensor.dims() else { panic!("stacked experts have three dimensions") };
-        let name = tensor.name().replace("gate", "gate_up");
-        writer.add_tensor(&name, tensor.tensor_type(), &[columns, 2 * rows, experts]).unwrap();
-        let matrix = gate.len() / experts;
-        data.push(gate.chunks(matrix).zip(up.chunks(matrix)).flat_map(|(gate, up)| [gate, up].concat()).collect());
-    }
-    let mut data = data.iter();
-    Gguf::parse("fused.gguf", writer.to_bytes(|_, out| out.write_all(data.next().unwrap())).unwrap()).unwrap()
 }
 
 #[test]

@@ -53,6 +53,16 @@ pub enum Error {
         /// Bytes that came.
         got: usize,
     },
+    /// What was read is not what was written.
+    #[error("{}: the {bytes} bytes at offset {offset} are damaged: their checksum is another; moce verify looks at the whole file", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// First byte of the slice.
+        offset: u64,
+        /// Bytes of the slice.
+        bytes: usize,
+    },
     /// The file's content may be another than when it was opened.
     #[error("{} changed while in use: it was {expected}, it is {found}", path.display())]
     Changed {

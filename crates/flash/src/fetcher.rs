@@ -51,6 +51,9 @@ pub struct Stats {
     pub busy: Duration,
 }
 
+/// Says whether the bytes that were read for a slice are the right ones.
+pub type Check = dyn Fn(&Slice, &[u8]) -> bool + Send;
+
 /// Brings experts into slots.
 pub struct Fetcher {
     device: Box<dyn Device>,
@@ -69,6 +72,7 @@ pub struct Fetcher {
     background_in_flight: usize,
     done: Vec<Completion>,
     tuning: Tuning,
+    check: Option<Box<Check>>,
     stats: Stats,
     /// When the demand reads began that are on the device now.
     busy_since: Option<Instant>,
@@ -96,6 +100,7 @@ impl Fetcher {
             background_in_flight: 0,
             done: Vec::with_capacity(capacity),
             tuning,
+            check: None,
             stats: Stats::default(),
             busy_since: None,
         };
@@ -131,6 +136,11 @@ impl Fetcher {
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
         self.device.limit_depth(tuning.depth);
+    }
+
+    /// From now on every slice is looked at before it lands, by the thread that drives the fetcher. A fetch with a wrong one fails.
+    pub fn check_slices(&mut self, check: Box<Check>) {
+        self.check = Some(check);
     }
 
     /// Asks for an expert: `slices` into `slot`, in this order, behind what was asked for with the same urgency. Nothing is

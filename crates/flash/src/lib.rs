@@ -27,7 +27,7 @@ pub use backend::{Backend, Options};
 pub use device::faulty::{Fault, Faults, POISON};
 pub use device::simulated::{Clock, Simulation};
 pub use error::Error;
-pub use fetcher::{Fetcher, Stats, Urgency};
+pub use fetcher::{Check, Fetcher, Stats, Urgency};
 pub use file::{Direct, Files, Identity, Mode, ModelFile};
 pub use memory::Memory;
 pub use slot::{MAX_SLICES, SlotState};

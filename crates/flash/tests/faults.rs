@@ -66,6 +66,29 @@ fn an_error_that_stays_fails_the_request_and_says_where() {
 }
 
 #[test]
+fn a_slice_that_fails_its_check_fails_the_request_and_the_next_one_is_served() {
+    for backend in [Backend::Pread, Backend::Uring] {
+        let files = in_memory(&SIZES, 512);
+        let arena = arena(&files, 1);
+        let slot = arena.slots(0).next().unwrap();
+        let Some(mut fetcher) = support::open(&files, &arena, &options(backend, 8192, 4)) else { continue };
+        let [good, bad, late] = [1000, 50_000, 99_000].map(|offset| Slice { offset, ..SLICE });
+        fetcher.check_slices(Box::new(move |slice, bytes| {
+            let right = bytes.iter().zip(slice.offset..).all(|(&byte, offset)| byte == support::byte_at(0, offset));
+            assert!(right && bytes.len() == slice.bytes, "the check sees the slice and nothing else");
+            *slice != bad
+        }));
+        fetcher.request(slot, &[good, bad, late], Urgency::Demand).unwrap();
+        let error = fetcher.wait(slot, 2).unwrap_err();
+        assert!(matches!(error, Error::Damaged { offset: 50_000, bytes: 30_000, .. }), "{error}");
+        assert_eq!(arena.state(slot), SlotState::Free);
+        fetcher.request(slot, &[good, late], Urgency::Demand).unwrap();
+        fetcher.wait(slot, 1).unwrap();
+        assert_holds(&arena, slot, &[good, late]);
+    }
+}
+
+#[test]
 fn short_reads_are_continued_from_whole_blocks() {
     // 1,000 bytes are one block of 512 and a bit that is read again; 100 bytes are no block at all, which counts as nothing.
     for (short, retries) in [(1000, 0), (512, 0), (100, 1)] {

@@ -54,6 +54,7 @@ pub mod split;
 mod strings;
 mod tensor;
 mod tensor_type;
+mod unfinished;
 mod value;
 mod writer;
 
@@ -64,5 +65,6 @@ pub use part::Part;
 pub use strings::Strings;
 pub use tensor::Tensor;
 pub use tensor_type::TensorType;
+pub use unfinished::unfinished_path;
 pub use value::{Array, Value, ValueType};
 pub use writer::Writer;

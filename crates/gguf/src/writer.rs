@@ -1,13 +1,14 @@
 //! Writes GGUF version 3: first the metadata and the tensors' shapes are said, then the data is streamed, tensor by
 //! tensor, so that no more than the header is ever in memory.
 //!
-//! A file appears under its name only when it is whole: it is written beside it, under a temporary name, and renamed.
+//! A file appears under its name only when it is whole: it is written beside it, under the name that `unfinished` gives, and
+//! renamed. What a killed run left under that name is written over by the next one.
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, tensor};
+use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, tensor, unfinished};
 
 /// Bytes collected before they go to the file, so that data may come in small pieces.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -128,6 +129,11 @@ impl Writer {
         self.tensors.iter().map(move |tensor| Tensor { offset: data_start + tensor.offset, ..tensor.clone() })
     }
 
+    /// The bytes of the file before the first tensor's, the zeros at the end included.
+    pub fn header(&self) -> Vec<u8> {
+        encode::header(&self.entries, &self.tensors, self.alignment)
+    }
+
     /// The size of the whole file.
     pub fn file_bytes(&self) -> u64 {
         self.data_start() + self.data_bytes()
@@ -182,12 +188,7 @@ impl Writer {
         persist: impl FnOnce(tempfile::NamedTempFile) -> Result<std::fs::File, tempfile::PersistError>,
     ) -> Result<(), Error> {
         let failed = |action| move |source| Error::File { file: path.into(), action, source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".gguf-").suffix(".unfinished");
-        #[cfg(unix)] // as any new file, less the umask; without it only the owner could read the model
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(failed("create"))?;
+        let file = unfinished::create(path).map_err(failed("create"))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
         self.write(path, &mut out, data)?;
         let file = out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
@@ -203,7 +204,7 @@ impl Writer {
         mut data: impl FnMut(&Tensor, &mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Error> {
         let failed = |source| Error::File { file: path.into(), action: "write", source };
-        out.write_all(&encode::header(&self.entries, &self.tensors, self.alignment)).map_err(failed)?;
+        out.write_all(&self.header()).map_err(failed)?;
         for tensor in self.tensors() {
             let mut sink = Sink { out, left: tensor.bytes as u64 };
             let bad = |source| Error::TensorData { file: path.into(), name: tensor.name.clone(), source };

@@ -68,11 +68,16 @@ impl Isa {
     /// # Errors
     /// The name is unknown, or this CPU lacks the instruction set.
     pub fn parse(name: &str) -> Result<Isa, Error> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.name() == name)
-            .ok_or_else(|| Error::UnknownIsa { given: name.to_owned(), known: names(Isa::ALL) })?
-            .require()
+        Isa::named(name)?.require()
+    }
+
+    /// The instruction set of a name, whether this CPU has it or not: for files that are made for another machine.
+    ///
+    /// # Errors
+    /// The name is unknown.
+    pub fn named(name: &str) -> Result<Isa, Error> {
+        let unknown = || Error::UnknownIsa { given: name.to_owned(), known: names(Isa::ALL) };
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(unknown)
     }
 
     /// This one, if the CPU has it.

@@ -43,7 +43,7 @@ pub use feed_forward::{ExpertSum, SharedExpert};
 pub use isa::Isa;
 pub use kv::{KvCache, KvShape, KvType};
 pub use matrix::{Layout, Matrix};
-pub use order::restore;
+pub use order::{order, restore};
 pub use pool::{Pool, split};
 pub use product::{Product, Rows};
 pub use rope::{Rope, RopePairing, RopeParameters, RopeScaling, RopeTable};

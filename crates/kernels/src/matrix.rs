@@ -19,6 +19,23 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Every layout.
+    pub const ALL: [Layout; 3] = [Layout::Plain, Layout::Rows8, Layout::Rows16];
+
+    /// The name in files. A name stands for one order of bytes for ever; another order needs another name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layout::Plain => "plain",
+            Layout::Rows8 => "rows8",
+            Layout::Rows16 => "rows16",
+        }
+    }
+
+    /// The layout of a name.
+    pub fn named(name: &str) -> Option<Layout> {
+        Layout::ALL.into_iter().find(|layout| layout.name() == name)
+    }
+
     /// Rows that are interleaved with each other (1 for [`Layout::Plain`]). What fills no group stays plain, at the end.
     pub const fn group_rows(self) -> usize {
         match self {

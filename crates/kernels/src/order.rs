@@ -206,9 +206,39 @@ impl Cpu {
         }
         layout
     }
+
+    /// As [`Cpu::order`], for a matrix that stands in any layout: what is in another instruction set's order is restored first, by one
+    /// thread.
+    ///
+    /// # Panics
+    /// If `bytes` is not a whole matrix of this shape.
+    pub fn reorder(&self, format: Format, rows: usize, columns: usize, from: Layout, bytes: &mut [u8]) -> Layout {
+        if from == self.isa.layout(format) {
+            return from;
+        }
+        restore(format, rows, columns, from, bytes);
+        self.order(format, rows, columns, bytes)
+    }
 }
 
-/// Puts a matrix in kernel order back into the order of the file: the inverse of [`Cpu::order`].
+/// Puts a plain matrix into a kernel order, in place: for files, whatever this CPU's own order is.
+///
+/// # Panics
+/// If `bytes` is not a whole matrix of this shape, or a float format is given a kernel order.
+pub fn order(format: Format, rows: usize, columns: usize, layout: Layout, bytes: &mut [u8]) {
+    Matrix { format, rows, columns, layout, bytes }.check();
+    if layout == Layout::Plain {
+        return;
+    }
+    let row_bytes = format.row_bytes(columns).expect("checked");
+    let starts: [usize; 16] = std::array::from_fn(|row| row * row_bytes);
+    let group_rows = layout.group_rows();
+    each_group(bytes, group_rows * row_bytes, |plain, group| {
+        interleave(format, layout, plain, &starts[..group_rows], group);
+    });
+}
+
+/// Puts a matrix in kernel order back into the order of the file: the inverse of [`order`] and [`Cpu::order`].
 ///
 /// # Panics
 /// If `bytes` is not a whole matrix of this shape.
@@ -283,8 +313,31 @@ mod tests {
             let (layout, mut ordered) = order(1);
             assert_eq!(order(2), (layout, ordered.clone()));
             assert_eq!(order(3), (layout, ordered.clone()));
+            let mut alone = plain.clone();
+            super::order(format, rows, columns, layout, &mut alone);
+            assert_eq!(alone, ordered);
             restore(format, rows, columns, layout, &mut ordered);
             assert_eq!(ordered, plain);
+        }
+    }
+
+    #[test]
+    fn any_order_becomes_any_other() {
+        let (rows, columns) = (16 * 3 + 9, 96);
+        for format in [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q8_0] {
+            let bytes = rows * format.row_bytes(columns).unwrap();
+            let plain: Vec<u8> = (0..bytes).map(|i| (i * 89 + i / 7) as u8).collect();
+            for isa in Isa::available() {
+                let cpu = Cpu::new(&crate::CpuOptions { isa: Some(isa), ..Default::default() }).unwrap();
+                let mut expected = plain.clone();
+                super::order(format, rows, columns, isa.layout(format), &mut expected);
+                for from in Layout::ALL {
+                    let mut found = plain.clone();
+                    super::order(format, rows, columns, from, &mut found);
+                    assert_eq!(cpu.reorder(format, rows, columns, from, &mut found), isa.layout(format));
+                    assert!(found == expected, "{} from {from:?} for {isa}", format.name());
+                }
+            }
         }
     }
 }

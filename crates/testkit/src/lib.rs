@@ -13,4 +13,4 @@ pub use data::{data_bytes, data_path, skipped};
 pub use memory_group::MemoryGroup;
 pub use model_file::ModelFile;
 pub use small_disk::on_a_small_disk;
-pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, requantised, variant};
+pub use tiny::{ChangeTensor, TINY_MODELS, TinyModel, Variant, floats, fused, requantised, variant};

@@ -89,6 +89,48 @@ pub fn requantised(model: &Gguf, format: Format) -> Gguf {
     variant(model, &Variant { metadata: &[], tensor: &tensor })
 }
 
+/// The model with gate and up projection of its experts in one tensor a layer.
+pub fn fused(model: &Gguf) -> Gguf {
+    let mut writer = Writer::new();
+    model.metadata().iter().for_each(|(key, value)| {
+        writer.set(key, value.clone()).expect("a model that was read can be read and written")
+    });
+    let mut data = Vec::new();
+    for tensor in model.tensors().filter(|tensor| !tensor.name().contains("ffn_up_exps")) {
+        let read = |tensor: &Tensor| {
+            let mut bytes = vec![0; tensor.bytes()];
+            model.read_tensor(tensor, &mut bytes).expect("a model that was read can be read and written");
+            bytes
+        };
+        let gate = read(tensor);
+        if !tensor.name().contains("ffn_gate_exps") {
+            writer
+                .add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims())
+                .expect("a model that was read can be read and written");
+            data.push(gate);
+            continue;
+        }
+        let up = read(
+            model.tensor(&tensor.name().replace("gate", "up")).expect("a model that was read can be read and written"),
+        );
+        let &[columns, rows, experts] = tensor.dims() else { panic!("stacked experts have three dimensions") };
+        let name = tensor.name().replace("gate", "gate_up");
+        writer
+            .add_tensor(&name, tensor.tensor_type(), &[columns, 2 * rows, experts])
+            .expect("a model that was read can be read and written");
+        let matrix = gate.len() / experts;
+        data.push(gate.chunks(matrix).zip(up.chunks(matrix)).flat_map(|(gate, up)| [gate, up].concat()).collect());
+    }
+    let mut data = data.iter();
+    Gguf::parse(
+        "fused.gguf",
+        writer
+            .to_bytes(|_, out| out.write_all(data.next().expect("a model that was read can be read and written")))
+            .expect("a model that was read can be read and written"),
+    )
+    .expect("a model that was read can be read and written")
+}
+
 /// Little-endian f32 values.
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

@@ -17,6 +17,7 @@ use crate::commands::eval::Eval;
 use crate::commands::inspect::Inspect;
 use crate::commands::logits::Logits;
 use crate::commands::man::Man;
+use crate::commands::pack::PackArguments;
 use crate::commands::perplexity::Perplexity;
 use crate::commands::plan::Plan;
 use crate::commands::run::Run;
@@ -25,6 +26,7 @@ use crate::commands::sweep::Sweep;
 use crate::commands::tokenize::Tokenize;
 use crate::commands::trace::Trace;
 use crate::commands::tune::Tune;
+use crate::commands::verify::Verify;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs Mixture-of-Experts language models from GGUF files.
@@ -112,6 +114,13 @@ pub(crate) enum Command {
         moce eval gsm8k model.gguf --data data --routing cache-prior:lambda=0.1 -o policy.jsonl --baseline original.jsonl\n  \
         moce eval questions.jsonl --shots examples.jsonl --json")]
     Eval(Eval),
+    /// Put each expert of a model in one piece, ready for one instruction set, with checksums
+    #[command(after_help = "Examples:\n  moce pack model.gguf -o model.packed.gguf\n  \
+        moce pack model-00001-of-00003.gguf -o model.packed.gguf --isa avx2")]
+    Pack(PackArguments),
+    /// Read every byte of a model and say what is damaged
+    #[command(after_help = "Examples:\n  moce verify model.gguf\n  moce verify model-00001-of-00003.gguf --json")]
+    Verify(Verify),
     /// Print a shell completion script
     #[command(after_help = "Example:\n  moce completions bash > ~/.local/share/bash-completion/completions/moce")]
     Completions(Completions),

@@ -58,6 +58,9 @@ pub(crate) struct CommonOptions {
     /// Read past the system's page cache [default: where that gives the right bytes]
     #[arg(long, value_enum, value_name = "on|off")]
     pub(crate) direct: Option<Switch>,
+    /// Compare what is read of experts with its checksum (packed models)
+    #[arg(long)]
+    pub(crate) verify_fetches: bool,
     /// Context length in tokens, or `max` for the model's own [default: 4096, or the model's if smaller]
     #[arg(long, value_name = "N|max", value_parser = parse_context)]
     pub(crate) ctx: Option<Context>,
@@ -201,6 +204,7 @@ impl CommonOptions {
                     Some(Switch::Off) => Direct::Off,
                 },
                 depth: self.io_depth.map(usize::from),
+                verify: self.verify_fetches,
                 profiles: cache_folder().map(|folder| folder.join("flash.json")),
                 ..FlashOptions::default()
             },

@@ -12,7 +12,7 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_convert::{Shape, Synthetic};
 use moce_engine::routing::{Policy, RoutingOptions};
-use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter, packed};
 use moce_gguf::Gguf;
 use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
 use moce_quant::Format;
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
 
 /// Just enough positions for prompt and answer, at most the model's.
 fn context(arguments: &Bench, gguf: &Gguf) -> anyhow::Result<usize> {
-    let architecture = gguf.metadata().string("general.architecture")?;
+    let architecture = packed::architecture(gguf)?;
     let model = gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize;
     let needed = arguments.prompt_tokens + arguments.tokens + 1;
     if needed > model {

@@ -3,6 +3,7 @@
 use crate::arguments::Global;
 use crate::{model_path, report};
 use clap::{Args, ValueHint};
+use moce_engine::packed::{self, Header};
 use moce_gguf::{Array, Gguf, Tensor, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -102,6 +103,8 @@ struct Overview {
     file_bytes: u64,
     gguf_version: u32,
     architecture: String,
+    /// The instruction set that experts are ordered for, in a packed file.
+    packed_for: Option<String>,
     name: Option<String>,
     licence: Option<String>,
     parameters: u64,
@@ -137,21 +140,23 @@ struct FormatShare {
 impl Overview {
     fn new(path: &Path, gguf: &Gguf) -> anyhow::Result<Overview> {
         let metadata = gguf.metadata();
-        let architecture = metadata.string("general.architecture")?.to_owned();
+        let architecture = packed::architecture(gguf)?.to_owned();
         let key = |name: &str| metadata.find::<u64>(&format!("{architecture}.{name}"));
         let text = |name: &str| Ok::<_, moce_gguf::Error>(metadata.find::<&str>(name)?.map(str::to_owned));
         let mut formats = BTreeMap::<_, FormatShare>::new();
         let mut parameters = 0;
         let mut total_bytes = 0;
-        for tensor in gguf.tensors() {
-            let share = formats.entry(tensor.tensor_type().name()).or_default();
+        let packed = Header::read(gguf)?;
+        let matrices = matrices(gguf, packed.as_ref());
+        for matrix in &matrices {
+            let share = formats.entry(matrix.format).or_default();
             share.tensors += 1;
-            share.bytes += tensor.bytes() as u64;
-            parameters += tensor.elements() as u64;
-            total_bytes += tensor.bytes() as u64;
+            share.bytes += matrix.bytes;
+            parameters += matrix.elements;
+            total_bytes += matrix.bytes;
         }
         let experts = match key("expert_count")? {
-            Some(count) if count > 0 => Some(Experts::new(gguf, count, key("expert_used_count")?.unwrap_or(0))),
+            Some(count) if count > 0 => Some(Experts::new(&matrices, count, key("expert_used_count")?.unwrap_or(0))),
             _ => None,
         };
         Ok(Overview {
@@ -171,6 +176,7 @@ impl Overview {
             dense_bytes: total_bytes - experts.as_ref().map_or(0, |experts| experts.total_bytes),
             experts,
             formats,
+            packed_for: packed.map(|header| header.isa),
             architecture,
         })
     }
@@ -189,7 +195,8 @@ impl Overview {
         if let Some(licence) = &self.licence {
             line("licence", licence.clone())?;
         }
-        line("architecture", self.architecture.clone())?;
+        let packed = self.packed_for.as_ref().map_or(String::new(), |isa| format!(" (packed for {isa})"));
+        line("architecture", format!("{}{packed}", self.architecture))?;
         line("parameters", format!("{:.1} million", self.parameters as f64 / 1e6))?;
         line("layers", optional(self.layers))?;
         line("hidden", optional(self.hidden))?;
@@ -220,12 +227,12 @@ impl Overview {
 }
 
 impl Experts {
-    /// Sums over the stacked expert tensors (`blk.N.ffn_*_exps.weight`).
-    fn new(gguf: &Gguf, count: u64, per_token: u64) -> Experts {
+    fn new(matrices: &[Matrices], count: u64, per_token: u64) -> Experts {
         let mut by_layer = BTreeMap::<&str, u64>::new();
-        for tensor in gguf.tensors().filter(|tensor| tensor.name().ends_with("_exps.weight")) {
-            let layer = tensor.name().rsplit_once(".ffn").map_or("", |(layer, _)| layer);
-            *by_layer.entry(layer).or_default() += tensor.bytes() as u64;
+        for matrix in matrices {
+            if let Some(layer) = &matrix.experts_of {
+                *by_layer.entry(layer).or_default() += matrix.bytes;
+            }
         }
         Experts {
             count,
@@ -236,6 +243,42 @@ impl Experts {
             bytes_per_token: by_layer.values().map(|bytes| bytes / count * per_token).sum(),
         }
     }
+}
+
+/// A tensor, or one projection of all experts of a layer of a packed file.
+struct Matrices {
+    /// The layer, where they are experts.
+    experts_of: Option<String>,
+    format: &'static str,
+    elements: u64,
+    bytes: u64,
+}
+
+/// What the model consists of, without what packing added.
+fn matrices(gguf: &Gguf, packed: Option<&Header>) -> Vec<Matrices> {
+    let plain = |tensor: &Tensor| {
+        let stacked = tensor.name().ends_with("_exps.weight").then(|| tensor.name().rsplit_once(".ffn"));
+        Matrices {
+            experts_of: stacked.map(|name| name.map_or_else(String::new, |(layer, _)| layer.to_owned())),
+            format: tensor.tensor_type().name(),
+            elements: tensor.elements() as u64,
+            bytes: tensor.bytes() as u64,
+        }
+    };
+    let Some(header) = packed else { return gguf.tensors().map(plain).collect() };
+    let mut all: Vec<Matrices> = header.dense(gguf).map(plain).collect();
+    for layer in &header.layers {
+        let bytes = layer.bytes().expect("reading the header has looked");
+        for ((format, (rows, columns)), bytes) in layer.formats.iter().zip(layer.shapes()).zip(bytes) {
+            all.push(Matrices {
+                experts_of: Some(format!("blk.{}", layer.block)),
+                format: format.name(),
+                elements: (rows * columns) as u64 * u64::from(layer.count),
+                bytes: bytes as u64 * u64::from(layer.count),
+            });
+        }
+    }
+    all
 }
 
 /// A metadata value on one line; long ones are cut.

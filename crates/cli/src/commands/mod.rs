@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod man;
+pub(crate) mod pack;
 pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod run;
@@ -14,11 +15,12 @@ pub(crate) mod sweep;
 pub(crate) mod tokenize;
 pub(crate) mod trace;
 pub(crate) mod tune;
+pub(crate) mod verify;
 
 use crate::arguments::{Global, ModelOptions, RoutingPrompt};
 use crate::{model_path, report};
 use moce_engine::routing::Policy;
-use moce_engine::{Engine, EngineOptions};
+use moce_engine::{Engine, EngineOptions, packed};
 use moce_gguf::Gguf;
 use moce_lab::Profile;
 use std::path::Path;
@@ -71,7 +73,7 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
 /// The context length that the model was made for.
 fn model_context(path: &Path) -> anyhow::Result<usize> {
     let gguf = Gguf::open(path)?;
-    let architecture = gguf.metadata().string("general.architecture")?;
+    let architecture = packed::architecture(&gguf)?;
     Ok(gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize)
 }
 

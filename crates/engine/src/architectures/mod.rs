@@ -9,7 +9,7 @@ mod qwen2moe;
 use crate::load::Loader;
 use crate::step::Step;
 use crate::weights::VectorId;
-use crate::{Error, Hyperparameters};
+use crate::{Error, Hyperparameters, packed};
 
 /// A network that can be stepped.
 pub(crate) trait Architecture: Send + Sync {
@@ -32,7 +32,7 @@ const REGISTRY: &[(&str, Load)] = &[("llama", llama::load), ("qwen2moe", qwen2mo
 
 /// Declares the tensors of the architecture that the file names.
 pub(crate) fn load(loader: &mut Loader<'_>) -> Result<Box<dyn Architecture>, Error> {
-    let name = loader.gguf().metadata().string("general.architecture")?;
+    let name = packed::architecture(loader.gguf())?;
     match REGISTRY.iter().find(|(known, _)| *known == name) {
         Some((_, load)) => load(loader),
         None => {

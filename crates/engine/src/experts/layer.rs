@@ -1,7 +1,7 @@
 //! Which expert is in which slot of a layer, and which slot is given up next. Bytes and reads are the store's matter.
 
+use super::Layouts;
 use super::catalogue::LayerCatalogue;
-use super::{AS_READ, Layouts};
 use moce_flash::{Arena, SlotId, SlotState};
 
 /// The slots of one layer.
@@ -28,7 +28,8 @@ struct Slot {
 
 impl LayerSlots {
     pub(super) fn new(catalogue: LayerCatalogue, slots: impl Iterator<Item = SlotId>) -> LayerSlots {
-        let slots = slots.map(|id| Slot { id, expert: None, layouts: AS_READ, used: 0 }).collect();
+        let layouts = catalogue.layouts();
+        let slots = slots.map(|id| Slot { id, expert: None, layouts, used: 0 }).collect();
         let count = catalogue.count;
         LayerSlots { catalogue, slots, slot_of: vec![None; count], held: vec![0; count], waiting: vec![false; count] }
     }
@@ -97,7 +98,7 @@ impl LayerSlots {
         if let Some(old) = slot.expert.replace(expert) {
             self.slot_of[old as usize] = None;
         }
-        slot.layouts = AS_READ;
+        slot.layouts = self.catalogue.layouts();
         slot.used = time;
         self.slot_of[expert as usize] = Some(index as u32);
         slot.id
@@ -116,13 +117,26 @@ mod tests {
     use super::*;
     use crate::experts::ProjectionShape;
     use moce_flash::SlotClass;
+    use moce_kernels::Layout;
     use moce_quant::Format;
 
     fn layer(experts: usize, slots: usize) -> (LayerSlots, Arena) {
-        let projection =
-            ProjectionShape { format: Format::F32, rows: 1, columns: 1, bytes: 4, part: 0, offset: 0, stride: 4 };
+        let layout = Layout::Plain;
+        let projection = ProjectionShape {
+            format: Format::F32,
+            rows: 1,
+            columns: 1,
+            layout,
+            bytes: 4,
+            part: 0,
+            offset: 0,
+            stride: 4,
+        };
         let arena = Arena::reserve(&[SlotClass { bytes: 64, count: slots }]).unwrap();
-        (LayerSlots::new(LayerCatalogue { count: experts, projections: [projection; 3] }, arena.slots(0)), arena)
+        (
+            LayerSlots::new(LayerCatalogue { block: 0, count: experts, projections: [projection; 3] }, arena.slots(0)),
+            arena,
+        )
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 mod catalogue;
 mod layer;
+mod map;
 mod staging;
 mod store;
 
-pub(crate) use catalogue::{ExpertCatalogue, LayerCatalogue};
+pub(crate) use catalogue::ExpertCatalogue;
+pub use catalogue::LayerCatalogue;
+pub use map::ExpertMap;
 pub(crate) use store::{ExpertStore, Group, PinnedExpert, StoreOptions};
 
 use moce_kernels::Layout;
@@ -28,22 +31,24 @@ pub(crate) const PROJECTIONS: usize = 3;
 
 /// One projection of the experts of a layer, the same for all of them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ProjectionShape {
-    pub(crate) format: Format,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
+pub struct ProjectionShape {
+    /// How a weight is stored.
+    pub format: Format,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// How the rows stand in the file.
+    pub layout: Layout,
     /// Bytes of one expert's matrix.
-    pub(crate) bytes: usize,
-    /// Part of the model file that holds the stacked tensor.
-    part: usize,
+    pub bytes: usize,
+    /// Part of the model file that holds it.
+    pub part: usize,
     /// Where expert 0's matrix starts in it.
-    offset: u64,
+    pub offset: u64,
     /// Bytes from one expert's matrix to the next one's.
-    stride: u64,
+    pub stride: u64,
 }
 
-/// How the projections of an expert stand in its slot: plain, as in the file, or in this CPU's kernel order.
+/// How the projections of an expert stand in its slot: as in the file, or in this CPU's kernel order.
 type Layouts = [Layout; PROJECTIONS];
-
-/// As read.
-const AS_READ: Layouts = [Layout::Plain; PROJECTIONS];

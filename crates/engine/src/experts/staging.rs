@@ -1,7 +1,7 @@
 //! Staging slots: any expert of any layer may pass through one. A demand read thus never waits for a guess, and experts that no
 //! session keeps push nobody out.
 
-use super::{AS_READ, Layouts, MoeLayer};
+use super::{Layouts, MoeLayer};
 use moce_flash::{Arena, Fetcher, SlotId, SlotState};
 
 /// The staging slots of a store.
@@ -20,7 +20,7 @@ pub(super) struct StagingSlot {
 
 impl Staging {
     pub(super) fn new(slots: impl Iterator<Item = SlotId>) -> Staging {
-        Staging { slots: slots.map(|id| StagingSlot { id, layouts: AS_READ, expert: None }).collect() }
+        Staging { slots: slots.map(|id| StagingSlot { id, layouts: Layouts::default(), expert: None }).collect() }
     }
 
     /// The slot that an expert is in, or on its way to.
@@ -33,11 +33,11 @@ impl Staging {
         self.slots.iter_mut().find(|slot| slot.expert == Some((layer, expert)))
     }
 
-    /// Gives a vacant slot to an expert, if there is one. A slot whose reads have been given up is vacant when they are back.
-    pub(super) fn assign(&mut self, layer: MoeLayer, expert: u32, arena: &Arena) -> Option<SlotId> {
+    /// Gives a vacant slot to an expert that stands in the file as `layouts` say, if there is one. A slot whose reads have been given up is vacant when they are back.
+    pub(super) fn assign(&mut self, layer: MoeLayer, expert: u32, layouts: Layouts, arena: &Arena) -> Option<SlotId> {
         let vacant = |slot: &&mut StagingSlot| slot.expert.is_none() && arena.state(slot.id) != SlotState::InFlight;
         let slot = self.slots.iter_mut().find(vacant)?;
-        (slot.expert, slot.layouts) = (Some((layer, expert)), AS_READ);
+        (slot.expert, slot.layouts) = (Some((layer, expert)), layouts);
         Some(slot.id)
     }
 

@@ -164,7 +164,7 @@ impl ExpertStore {
             }
             let slot = match slots.victim(false, &self.arena) {
                 Some(index) => slots.assign(index, expert, self.time),
-                None => match self.staging.assign(layer, expert, &self.arena) {
+                None => match self.staging.assign(layer, expert, slots.catalogue.layouts(), &self.arena) {
                     Some(slot) => slot,
                     None => break,
                 },
@@ -212,7 +212,7 @@ impl ExpertStore {
             if slots.find(expert).is_some() || self.staging.find(layer, expert).is_some() {
                 continue;
             }
-            let Some(slot) = self.staging.assign(layer, expert, &self.arena) else { break };
+            let Some(slot) = self.staging.assign(layer, expert, slots.catalogue.layouts(), &self.arena) else { break };
             fetcher.request(slot, &slots.catalogue.slices(expert), Urgency::Background)?;
             self.traffic.fetches += 1;
             self.traffic.prefetch_bytes += slots.catalogue.expert_bytes();
@@ -333,8 +333,8 @@ impl ExpertStore {
         }
     }
 
-    /// Puts projections of the experts of a group into kernel order where that pays: of those used before, and of those that have
-    /// many tokens. The projections have landed.
+    /// Puts projections of the experts of a group into kernel order where that pays: of those used before, of those that have many
+    /// tokens, and of those that stand in another CPU's order, which is slow to compute with. The projections have landed.
     pub(crate) fn put_in_order(
         &mut self,
         layer: MoeLayer,
@@ -345,18 +345,17 @@ impl ExpertStore {
     ) -> Result<(), Error> {
         for index in group.clone() {
             let expert = self.queue[index];
-            if index >= self.resident && tokens_of(expert) < ORDER_FROM_TOKENS {
-                continue;
-            }
+            let pays = index < self.resident || tokens_of(expert) >= ORDER_FROM_TOKENS;
             for slice in projections.iter().map(|&projection| projection as usize) {
-                if self.layouts(layer, expert)[slice] != Layout::Plain {
+                let shape = self.layers[layer.0].catalogue.projections[slice];
+                let from = self.layouts(layer, expert)[slice];
+                if from == cpu.isa().layout(shape.format) || (from == Layout::Plain && !pays) {
                     continue;
                 }
-                let shape = self.layers[layer.0].catalogue.projections[slice];
                 let layout = {
                     let mut pin = self.arena.pin(self.slot(layer, expert))?;
                     let mut bytes = pin.write(slice)?;
-                    cpu.order(shape.format, shape.rows, shape.columns, &mut bytes)
+                    cpu.reorder(shape.format, shape.rows, shape.columns, from, &mut bytes)
                 };
                 self.layouts_mut(layer, expert)[slice] = layout;
             }
@@ -413,12 +412,12 @@ impl ExpertStore {
             let mut place = slots.victim(false, &self.arena).map(|index| slots.assign(index, expert, self.time));
             // What no session keeps passes through. What one keeps waits for a slot of the layer, if any can become free.
             if place.is_none() && (!slots.is_held(expert) || slots.len() == 0) {
-                place = self.staging.assign(layer, expert, &self.arena);
+                place = self.staging.assign(layer, expert, slots.catalogue.layouts(), &self.arena);
             }
             if place.is_none() && self.requested == self.computed {
                 // Nothing is under way that could make room: another session's expert has to leave.
                 let forced = slots.victim(true, &self.arena).map(|index| slots.assign(index, expert, self.time));
-                place = forced.or_else(|| self.staging.assign(layer, expert, &self.arena));
+                place = forced.or_else(|| self.staging.assign(layer, expert, slots.catalogue.layouts(), &self.arena));
                 if place.is_none() {
                     // Only reads that were given up occupy the slots: wait for them.
                     self.fetcher.as_mut().expect("reads are under way").wait_all()?;

@@ -1,12 +1,12 @@
 //! Keeps the device busy: cuts pieces in the order of urgency, takes them back, lands slices and ends fetches.
 
 use crate::device::{Completion, Read};
-use crate::fetcher::fetch::Course;
+use crate::fetcher::fetch::{Course, SliceFetch};
 use crate::fetcher::piece::{Next, Piece};
 use crate::fetcher::{BACKGROUND_BYTES, Fetcher, Urgency};
 use crate::slot::SlotState;
 use crate::window::Window;
-use crate::{SlotId, Via};
+use crate::{Error, Slice, SlotId, Via};
 use std::time::Instant;
 
 impl Fetcher {
@@ -118,23 +118,46 @@ impl Fetcher {
             _ if !self.fetches[slot.index()].is_going() => self.release(ticket),
             Next::Done => {
                 self.release(ticket);
-                let fetch = &mut self.fetches[slot.index()];
-                let part = &fetch.slices[slice];
+                let fetch = &self.fetches[slot.index()];
+                let part = fetch.slices[slice];
                 if part.pieces == 0 && part.next == part.window.end {
-                    fetch.landed += 1;
-                    self.arena.word(slot).land(slice, fetch.landed == fetch.count);
+                    if self.is_right(slot, &part) {
+                        let fetch = &mut self.fetches[slot.index()];
+                        fetch.landed += 1;
+                        self.arena.word(slot).land(slice, fetch.landed == fetch.count);
+                    } else {
+                        let Slice { file, offset, bytes } = part.slice;
+                        let path = self.files[file].path().to_owned();
+                        self.fail(slot, Error::Damaged { path, offset, bytes });
+                        self.end_if_back(slot);
+                    }
                 }
             }
             Next::Again(read) => self.again.push_back(read),
             Next::Failed(wrong) => {
                 let piece = self.pieces[ticket as usize];
-                let fetch = &mut self.fetches[slot.index()];
-                fetch.course = Course::Failed(wrong.into_error(&piece, self.files[file].path().to_owned()));
-                let urgency = fetch.urgency;
-                self.queue(urgency).retain(|&queued| queued != slot);
+                self.fail(slot, wrong.into_error(&piece, self.files[file].path().to_owned()));
                 self.release(ticket);
             }
         }
+    }
+
+    /// Whether what was read for a slice passes the check, if there is one. All of its reads are back, and it has not landed.
+    fn is_right(&self, slot: SlotId, part: &SliceFetch) -> bool {
+        let Some(check) = &self.check else { return true };
+        let start = part.start + part.window.skip;
+        // SAFETY: the slot is in flight; the slice's reads are all back and it has not landed, so its bytes have no other target; this
+        // one is gone before the slice lands.
+        let mut bytes = unsafe { self.arena.target(slot, start..start + part.slice.bytes) };
+        check(&part.slice, bytes.bytes_mut())
+    }
+
+    /// Ends a fetch with an error; its slot is given back with its last piece.
+    fn fail(&mut self, slot: SlotId, error: Error) {
+        let fetch = &mut self.fetches[slot.index()];
+        fetch.course = Course::Failed(error);
+        let urgency = fetch.urgency;
+        self.queue(urgency).retain(|&queued| queued != slot);
     }
 
     /// A piece is back for good.

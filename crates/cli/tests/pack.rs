@@ -1,0 +1,172 @@
+//! `moce pack` and `moce verify` as users and scripts see them, on the demo model.
+
+#![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf")
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
+    command.env_remove("MOCE_MODEL").env_remove("MOCE_HOME").env_remove("MOCE_ISA");
+    command
+}
+
+fn moce(arguments: &[&str]) -> Output {
+    command().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn stdout(arguments: &[&str]) -> String {
+    let output = moce(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_packed_demo_model_runs_inspects_and_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (demo(), folder.path().join("packed.gguf"));
+    let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+    let said: serde_json::Value = serde_json::from_str(&stdout(&["pack", input, "-o", output, "--json"])).unwrap();
+    assert_eq!(said["file_bytes"], std::fs::metadata(output).unwrap().len());
+
+    let run = |model, more: &[&str]| {
+        let greedy = ["run", model, "-q", "--temp", "0", "-n", "12", "-p", "The capital of France is"];
+        stdout(&[&greedy[..], more].concat())
+    };
+    let expected = run(input, &[]);
+    for more in [&[][..], &["--capacity", "4"], &["--capacity", "4", "--verify-fetches"]] {
+        assert_eq!(run(output, more), expected, "{more:?}");
+    }
+    let inspect = |model| serde_json::from_str::<serde_json::Value>(&stdout(&["inspect", model, "--json"])).unwrap();
+    let (plain, packed) = (inspect(input), inspect(output));
+    for key in ["architecture", "parameters", "experts", "dense_bytes", "layers", "vocabulary"] {
+        assert_eq!(plain[key], packed[key], "{key}");
+    }
+    assert_eq!(packed["packed_for"], said["isa"]);
+    let whole: serde_json::Value = serde_json::from_str(&stdout(&["verify", output, "--json"])).unwrap();
+    assert_eq!((&whole["whole"], &whole["bytes"]), (&true.into(), &said["file_bytes"]));
+    assert!(stdout(&["verify", input]).contains("whole"));
+
+    // An existing file is kept, unless replacing it is asked for.
+    let kept = moce(&["pack", input, "-o", output]);
+    assert_eq!(kept.status.code(), Some(1));
+    assert!(text(&kept.stderr).contains("--force"), "{}", text(&kept.stderr));
+    let again = moce(&["pack", output, "-o", &format!("{output}.again")]);
+    assert!(text(&again.stderr).contains("packed already"), "{}", text(&again.stderr));
+
+    // One byte in the middle: the first damage is named, with status 1.
+    let mut bytes = std::fs::read(output).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(output, bytes).unwrap();
+    let damaged = moce(&["verify", output, "--json"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    let found: serde_json::Value = serde_json::from_str(&text(&damaged.stdout)).unwrap();
+    assert_eq!((&found["whole"], &found["damaged"]), (&false.into(), &1.into()));
+    let offset = found["damage"][0]["offset"].as_u64().unwrap();
+    assert!(text(&damaged.stderr).contains(&format!("packed.gguf is damaged at byte {offset}")));
+    assert_eq!(names(folder.path()), ["packed.gguf"]);
+}
+
+/// Starts packing, sends a signal after a while; returns the exit status.
+fn interrupted(output: &Path, signal: &str, after: Duration) -> Option<i32> {
+    let mut packing = command().arg("pack").arg(demo()).arg("-o").arg(output).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(after);
+    // It may have ended by itself.
+    let _ = Command::new("kill").args([signal, &packing.id().to_string()]).stderr(Stdio::null()).status();
+    packing.wait().unwrap().code()
+}
+
+#[test]
+fn killed_at_any_moment_no_half_file_has_the_final_name_and_the_next_run_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("packed.gguf");
+    let mut cut = 0;
+    for milliseconds in [1, 10, 30, 60, 120] {
+        interrupted(&output, "-KILL", Duration::from_millis(milliseconds));
+        if output.exists() {
+            // It was faster: then it is whole.
+            stdout(&["verify", output.to_str().unwrap()]);
+            std::fs::remove_file(&output).unwrap();
+        } else {
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "no run was killed in the middle");
+    for signal in ["-INT", "-TERM"] {
+        let status = interrupted(&output, signal, Duration::from_millis(60));
+        assert!(matches!(status, Some(0 | 130) | None), "{signal}: {status:?}");
+        if status == Some(130) && !output.exists() {
+            assert_eq!(names(folder.path()), [""; 0], "{signal} leaves nothing");
+        }
+        let _ = std::fs::remove_file(&output);
+    }
+    stdout(&["pack", demo().to_str().unwrap(), "-o", output.to_str().unwrap()]);
+    stdout(&["verify", output.to_str().unwrap()]);
+    assert_eq!(names(folder.path()), ["packed.gguf"], "what a killed run left is gone");
+}
+
+/// A file system of its own, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "moce-test"]).arg(folder.path());
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then(|| SmallDisk(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_seen_before_and_a_disk_that_fills_up_leaves_nothing() {
+    let Some(disk) = SmallDisk::new("200m") else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let folder = disk.0.path();
+    let output = folder.join("packed.gguf");
+    let (input, path) = (demo(), output.to_str().unwrap());
+    let filler = folder.join("filler");
+    std::fs::File::create(&filler).unwrap();
+    std::fs::write(&filler, vec![1; 100 << 20]).unwrap();
+    let refused = moce(&["pack", input.to_str().unwrap(), "-o", path]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("free; choose another folder"), "{}", text(&refused.stderr));
+    assert_eq!(names(folder), ["filler"]);
+    // There is room when it starts, and none a moment later.
+    std::fs::write(&filler, b"").unwrap();
+    let packing = command().arg("pack").arg(&input).arg("-o").arg(&output).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.join(".packed.gguf.unfinished").exists() {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    let _ = std::fs::write(&filler, vec![1; 190 << 20]);
+    let full = packing.wait_with_output().unwrap();
+    assert_eq!(full.status.code(), Some(1), "{}", text(&full.stderr));
+    assert!(text(&full.stderr).contains("No space left"), "{}", text(&full.stderr));
+    assert_eq!(names(folder), ["filler"]);
+}
