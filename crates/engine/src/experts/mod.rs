@@ -3,13 +3,15 @@
 mod catalogue;
 mod layer;
 mod map;
+mod pinned;
 mod staging;
 mod store;
 
 pub(crate) use catalogue::ExpertCatalogue;
 pub use catalogue::LayerCatalogue;
 pub use map::ExpertMap;
-pub(crate) use store::{ExpertStore, Group, PinnedExpert, StoreOptions};
+pub(crate) use pinned::PinnedExpert;
+pub(crate) use store::{ExpertStore, Group, StoreOptions};
 
 use moce_kernels::Layout;
 use moce_quant::Format;
