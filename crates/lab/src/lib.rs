@@ -1,4 +1,4 @@
-//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. Each measurement is one function: [`perplexity`], [`bench`];
+//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. Each measurement is one function: [`perplexity`], [`bench()`];
 //! [`token_seconds`] predicts what the second will find.
 
 #![forbid(unsafe_code)]
