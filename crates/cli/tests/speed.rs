@@ -31,7 +31,9 @@ fn a_plan_adds_up_and_says_how_fast_it_will_be() {
     assert!(bytes("memory_plan_bytes") <= bytes("memory_budget_bytes") && bytes("memory_budget_bytes") == 190 << 20);
     let speeds: Vec<f64> =
         plan["predictions"].as_array().unwrap().iter().map(|p| p["tokens_per_second"].as_f64().unwrap()).collect();
-    assert!(speeds.len() == 4 && speeds.is_sorted() && speeds[0] > 0.0, "{speeds:?}");
+    // Where computing takes longer than flash at every miss rate, they are equal but for rounding.
+    let rising = speeds.windows(2).all(|pair| pair[1] >= pair[0] * (1.0 - 1e-9));
+    assert!(speeds.len() == 4 && rising && speeds[0] > 0.0, "{speeds:?}");
     // A slower flash makes slower text; people get the same figures as a table and a word.
     let slow = stdout(&["plan", "--memory", "190MiB", "--flash-bandwidth", "1MB", "--miss-rate", "50%"]);
     assert!(slow.contains("expert slots") && slow.contains("verdict: slow"), "{slow}");
