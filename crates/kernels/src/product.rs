@@ -8,7 +8,7 @@
 pub(crate) mod tile;
 
 use crate::activations::Activations;
-use crate::{Cpu, Layout, Matrix, split};
+use crate::{Cpu, Isa, Layout, Matrix, split};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -88,12 +88,14 @@ impl Operands<'_> {
     }
 
     /// Estimated time of one row, in 1/48 cycles: reading it from memory at 4 bytes a cycle, or computing at 48 products a cycle,
-    /// whichever is more. Float rows compute at a quarter of that; plain quantised ones are put in order on the way.
-    fn row_cost(&self) -> usize {
+    /// whichever is more. Float rows compute at a quarter of that; plain quantised ones are put in order on the way, or take a quarter
+    /// more as they stand.
+    fn row_cost(&self, isa: Isa) -> usize {
         let read = self.weights.row_bytes() * 12;
         let compute = self.weights.columns * self.tokens();
         match (self.is_float(), self.weights.layout) {
             (true, _) => read.max(4 * compute),
+            (false, Layout::Plain) if tile::as_it_stands(isa, self) => read.max(compute) * 5 / 4,
             (false, Layout::Plain) => read + read.max(compute),
             (false, _) => read.max(compute),
         }
@@ -183,7 +185,7 @@ impl Cpu {
     pub fn multiply(&self, products: &mut [Product<'_>]) {
         let shared = Products { first: products.as_mut_ptr().cast_const(), count: products.len() };
         let unit_rows = tile::unit_rows(self.isa);
-        let unit_cost = |operands: &Operands<'_>| (operands.row_cost() * unit_rows).max(1);
+        let unit_cost = |operands: &Operands<'_>| (operands.row_cost(self.isa) * unit_rows).max(1);
         let mut total = 0;
         for index in 0..shared.count {
             let (operands, output) = shared.at(index);

@@ -12,7 +12,7 @@ mod clock;
 mod weights;
 
 use clock::Samples;
-use moce_kernels::{Activations, Cpu, CpuOptions, Isa, Product, ReadLoop, Rows};
+use moce_kernels::{Activations, Cpu, CpuOptions, Isa, Layout, Product, ReadLoop, Rows};
 use moce_quant::Format;
 use weights::Weights;
 
@@ -44,7 +44,7 @@ fn main() {
         Cpu::new(&CpuOptions { isa: Some(isa), threads: Some(threads), affinity }).expect("threads")
     };
     println!("{isa}, {rounds} rounds\n");
-    let mut weights = Weights::new(isa, COLUMNS);
+    let mut weights = Weights::new(COLUMNS);
     let mut activations = Activations::new(BATCHES[BATCHES.len() - 1], COLUMNS);
     for threads in [1, 2] {
         matrix_vector(&cpu(threads), rounds, &formats, &mut weights, &mut activations);
@@ -64,12 +64,16 @@ fn matrix_vector(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
     fill(cpu, activations, 1);
     let mut output = vec![0.0; VECTOR_BYTES / 1024];
     let mut reads = vec![Samples::default(); ReadLoop::ALL.len()];
-    let mut products = vec![Samples::default(); formats.len()];
+    // In the order that the kernels like best, and as files have them.
+    let order = |&format| [cpu.isa().layout(format), Layout::Plain].map(|layout| (format, layout));
+    let mut matrices: Vec<(Format, Layout)> = formats.iter().flat_map(order).collect();
+    matrices.dedup();
+    let mut products = vec![Samples::default(); matrices.len()];
     for _ in 0..rounds {
-        for (&format, samples) in formats.iter().zip(&mut products) {
+        for (&(format, layout), samples) in matrices.iter().zip(&mut products) {
             let rows = VECTOR_BYTES / format.row_bytes(COLUMNS).expect("whole quant blocks") / 16 * 16;
             for _ in 0..ATTEMPTS {
-                let matrix = weights.matrix(format, rows);
+                let matrix = weights.matrix(format, layout, rows);
                 let output = &mut output[..rows];
                 let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
                 if samples.take(cpu, matrix.bytes.len() as f64, || cpu.multiply(&mut products)) {
@@ -96,10 +100,11 @@ fn matrix_vector(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
         "matrix x vector, {} thread(s), GB/s of weights: median (10 % .. 90 %), share of the ceiling",
         cpu.threads()
     );
-    println!("  {:<6} {}  {best:?}", "read", ceiling.show(1e-9));
-    for (format, samples) in formats.iter().zip(&products) {
+    println!("  {:<14} {}  {best:?}", "read", ceiling.show(1e-9));
+    for ((format, layout), samples) in matrices.iter().zip(&products) {
         let share = samples.median() / ceiling.median();
-        println!("  {:<6} {}  {:3.0} %", format.name(), samples.show(1e-9), share * 100.0);
+        let name = format!("{} {}", format.name(), layout.name());
+        println!("  {name:<14} {}  {:3.0} %", samples.show(1e-9), share * 100.0);
     }
     println!();
 }
@@ -114,7 +119,7 @@ fn matrix_matrix(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
         for (batch, &tokens) in BATCHES.iter().enumerate() {
             fill(cpu, activations, tokens);
             for (&format, samples) in formats.iter().zip(&mut products) {
-                let matrix = weights.matrix(format, BATCH_ROWS);
+                let matrix = weights.matrix(format, cpu.isa().layout(format), BATCH_ROWS);
                 let output = &mut output[..tokens * BATCH_ROWS];
                 let mut products = [Product { weights: matrix, input: activations, input_rows: Rows::All, output }];
                 let multiply_adds = (tokens * BATCH_ROWS * COLUMNS) as f64;

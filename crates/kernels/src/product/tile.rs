@@ -2,7 +2,7 @@
 //!
 //! Rows in kernel order are walked in pieces that stay in the L2 cache while all tokens pass. Plain rows, and those that fill no
 //! group, are put in kernel order a few quant blocks at a time, in a buffer that stays in the L1 cache: the sums so far wait in the
-//! output meanwhile, which rounds nothing.
+//! output meanwhile, which rounds nothing. For a single token AVX2 has a micro-kernel that reads them as they stand.
 
 use super::{Operands, Output};
 use crate::activations::{BLOCK_LEN, CodeBlock};
@@ -45,6 +45,22 @@ pub(crate) struct Groups {
     pub(crate) resume: bool,
 }
 
+/// What a micro-kernel of plain quantised weights computes: consecutive rows times one token.
+pub(crate) struct PlainRows {
+    /// The first row.
+    pub(crate) weights: *const u8,
+    /// Bytes from one row to the next.
+    pub(crate) row_bytes: usize,
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Quant blocks of each row.
+    pub(crate) blocks: usize,
+    /// The first code block of the token.
+    pub(crate) token: *const CodeBlock,
+    /// Where the output of the first row stands.
+    pub(crate) output: *mut f32,
+}
+
 /// What a micro-kernel of float weights computes: consecutive plain rows times one tile of tokens.
 pub(crate) struct FloatRows {
     /// The first row.
@@ -71,6 +87,11 @@ pub(super) fn unit_rows(isa: Isa) -> usize {
     }
 }
 
+/// Whether plain quantised rows are read as they stand. With several tokens they are put in kernel order on the way.
+pub(super) fn as_it_stands(isa: Isa, operands: &Operands<'_>) -> bool {
+    isa == Isa::Avx2 && operands.weights.layout == Layout::Plain && !operands.is_float() && operands.tokens() == 1
+}
+
 /// Computes `rows` of a product; they start at a multiple of [`unit_rows`] and end at one or with the matrix.
 pub(super) fn rows(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Output<'_>) {
     let weights = &operands.weights;
@@ -82,6 +103,8 @@ pub(super) fn rows(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output
         }
     } else if operands.is_float() {
         float(isa, operands, rows, output);
+    } else if as_it_stands(isa, operands) {
+        plain_rows(operands, rows, output);
     } else if weights.layout == Layout::Plain {
         plain(isa, operands, rows, output);
     } else if weights.layout == order {
@@ -171,6 +194,27 @@ fn plain(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Out
                 .for_each(|token| (first..first + count).for_each(|row| output.write(token, row, 0.0)));
         }
     }
+}
+
+/// Plain rows times a single token, as they stand.
+fn plain_rows(operands: &Operands<'_>, rows: Range<usize>, output: &mut Output<'_>) {
+    let weights = &operands.weights;
+    let row_bytes = weights.row_bytes();
+    let job = PlainRows {
+        weights: weights.bytes[rows.start * row_bytes..rows.end * row_bytes].as_ptr(),
+        row_bytes,
+        rows: rows.len(),
+        blocks: weights.columns / BLOCK_LEN,
+        token: operands.input.row_blocks(operands.input_row(0)).as_ptr(),
+        output: output.pointer(0, rows.start),
+    };
+    // SAFETY: as in `groups`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        arch::x86_64::avx2::product_plain::rows(weights.format, &job);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("only AVX2 computes {} rows as they stand, not this processor", job.rows);
 }
 
 /// Rows of float weights.

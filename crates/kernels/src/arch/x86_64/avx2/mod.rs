@@ -5,3 +5,4 @@ pub(crate) mod ceiling;
 pub(crate) mod lanes;
 pub(crate) mod product;
 pub(crate) mod product_float;
+pub(crate) mod product_plain;

@@ -27,7 +27,7 @@ const PREFETCH_TOKENS: usize = 3;
 
 /// What the codes are, and so how their products are added. Activation codes are in [-127, 127].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Codes {
+pub(super) enum Codes {
     /// 0 to 15: 8 words · 2 · 15 · 127 = 30,480 fits 16 bits.
     FourBits,
     /// 0 to 31: 4 words · 2 · 31 · 127 = 31,496 fits 16 bits, so two halves are added in 32.
@@ -154,7 +154,7 @@ impl Unpack for Q8_0 {
 /// A field of a code block, in all lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn broadcast(block: *const CodeBlock, offset: usize) -> __m256i {
+pub(super) unsafe fn broadcast(block: *const CodeBlock, offset: usize) -> __m256i {
     // SAFETY: the caller's: `block` points to a code block, `offset + 4` is inside it.
     _mm256_set1_epi32(unsafe { block.cast::<u8>().add(offset).cast::<i32>().read() })
 }
