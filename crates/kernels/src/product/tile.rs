@@ -89,7 +89,7 @@ pub(super) fn unit_rows(isa: Isa) -> usize {
 
 /// Whether plain quantised rows are read as they stand. With several tokens they are put in kernel order on the way.
 pub(super) fn as_it_stands(isa: Isa, operands: &Operands<'_>) -> bool {
-    isa == Isa::Avx2 && operands.weights.layout == Layout::Plain && !operands.is_float() && operands.tokens() == 1
+    isa.reads_plain_rows() && operands.weights.layout == Layout::Plain && !operands.is_float() && operands.tokens() == 1
 }
 
 /// Computes `rows` of a product; they start at a multiple of [`unit_rows`] and end at one or with the matrix.

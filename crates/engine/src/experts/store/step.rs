@@ -11,7 +11,7 @@ use moce_kernels::{Cpu, Layout};
 use std::time::Instant;
 
 /// Tokens of an expert from which putting it into kernel order pays at once; below, it is computed as it stands in the file the first
-/// time, and ordered when it is used again.
+/// time, and ordered when it is used again, unless the kernels read plain rows well.
 pub(super) const ORDER_FROM_TOKENS: usize = 4;
 
 impl ExpertStore {
@@ -94,8 +94,8 @@ impl ExpertStore {
         Ok(())
     }
 
-    /// Puts projections of the experts of a group into kernel order where that pays: of those used before, of those that have many
-    /// tokens, and of those that stand in another CPU's order, which is slow to compute with. The projections have landed.
+    /// Puts projections of the experts of a group into kernel order where that pays ([`ORDER_FROM_TOKENS`]), and those that stand in
+    /// another CPU's order, which is slow to compute with. The projections have landed.
     pub(crate) fn put_in_order(
         &mut self,
         layer: MoeLayer,
@@ -106,7 +106,8 @@ impl ExpertStore {
     ) -> Result<(), Error> {
         for index in group.clone() {
             let expert = self.queue.experts()[index];
-            let pays = self.queue.was_resident(index) || tokens_of(expert) >= ORDER_FROM_TOKENS;
+            let used_before = self.queue.was_resident(index) && !cpu.isa().reads_plain_rows();
+            let pays = used_before || tokens_of(expert) >= ORDER_FROM_TOKENS;
             for slice in projections.iter().map(|&projection| projection as usize) {
                 let shape = self.layers[layer.0].catalogue.projections[slice];
                 let from = self.layouts(layer, expert)[slice];
