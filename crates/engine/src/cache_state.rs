@@ -2,11 +2,11 @@
 //!
 //! The file is JSON (`docs/formats/cache-state.md`). It holds no text and no activations.
 
-use crate::{Error, ModelIdentity};
+use crate::{Error, ModelIdentity, NewFile};
 use moce_routing::LayerState;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// Version of the file format.
@@ -43,7 +43,7 @@ impl CacheState {
         Ok(state)
     }
 
-    /// Writes a file: under a temporary name in the same folder, renamed when whole.
+    /// Writes a file, whole or not at all.
     ///
     /// # Errors
     /// The system refuses.
@@ -52,12 +52,9 @@ impl CacheState {
             path: path.to_owned(),
             what: format!("cannot be written: {cause}"),
         };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(error)?;
+        let mut file = NewFile::create(path, true).map_err(error)?;
         serde_json::to_writer(&mut file, self).map_err(|cause| error(cause.into()))?;
-        file.flush().map_err(error)?;
-        file.persist(path).map_err(|refused| error(refused.error))?;
-        Ok(())
+        file.finish().map_err(error)
     }
 
     /// An error if the state is of another model.

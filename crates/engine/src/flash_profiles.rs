@@ -2,10 +2,10 @@
 //!
 //! It is a convenience: a file that cannot be read is made anew, one that cannot be written is done without.
 
+use crate::NewFile;
 use moce_flash::Tuning;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 /// The file's contents; the keys are [`key`]s.
@@ -52,13 +52,10 @@ pub(crate) fn keep(file: &Path, key: String, tuning: Tuning) -> std::io::Result<
     let mut profiles = read(file).unwrap_or_default();
     profiles.version = VERSION;
     profiles.tunings.insert(key, SavedTuning { piece_bytes: tuning.piece_bytes, depth: tuning.depth });
-    let folder = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
+    let mut new = NewFile::create(file, true)?;
     serde_json::to_writer_pretty(&mut new, &profiles)?;
-    new.flush()?;
-    new.persist(file).map_err(|refused| refused.error)?;
-    Ok(())
+    new.finish()
 }
 
 fn read(file: &Path) -> Option<Profiles> {

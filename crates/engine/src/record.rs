@@ -1,23 +1,19 @@
 //! Writes a trace of a session while it runs: what was chosen and, if wanted, what the routers said (`docs/formats/trace.md`).
 //!
-//! A step runs layer by layer and a trace holds token by token, so the tokens of a step are kept until it is done. The file has its name
-//! only when it is whole.
+//! A step runs layer by layer and a trace holds token by token, so the tokens of a step are kept until it is done.
 
 use crate::tap::{ObservedStep, RoutingObserver};
-use crate::{Engine, Error, Session};
+use crate::{Engine, Error, NewFile, Session};
 use moce_routing::{
     Policy, Selection, SessionRouting, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken,
     TraceWriter,
 };
-use std::io::{BufWriter, Error as IoError, ErrorKind};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// Records a session: give it to [`Session::observe`].
 pub struct RoutingRecorder {
     path: PathBuf,
-    overwrite: bool,
-    writer: TraceWriter<BufWriter<NamedTempFile>>,
+    writer: TraceWriter<NewFile>,
     /// The tokens of the step; more than it has where an earlier one had more.
     tokens: Vec<TraceToken>,
     /// Tokens of the step.
@@ -36,14 +32,10 @@ impl RoutingRecorder {
         scores: Option<StoredScores>,
         overwrite: bool,
     ) -> Result<RoutingRecorder, Error> {
-        if !overwrite && path.exists() {
-            return Err(file_error(path, IoError::new(ErrorKind::AlreadyExists, "exists already; give another name")));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).map_err(|cause| file_error(path, cause))?;
+        let file = NewFile::create(path, overwrite).map_err(|cause| file_error(path, cause))?;
         let header = header(session.engine(), session.routing(), scores);
-        let writer = TraceWriter::new(BufWriter::new(file), header).map_err(|cause| trace_error(path, cause))?;
-        Ok(RoutingRecorder { path: path.to_owned(), overwrite, writer, tokens: Vec::new(), count: 0 })
+        let writer = TraceWriter::new(file, header).map_err(|cause| trace_error(path, cause))?;
+        Ok(RoutingRecorder { path: path.to_owned(), writer, tokens: Vec::new(), count: 0 })
     }
 }
 
@@ -72,15 +64,13 @@ impl RoutingObserver for RoutingRecorder {
     }
 
     fn finish(self: Box<Self>) -> Result<(), Error> {
-        let RoutingRecorder { path, overwrite, writer, .. } = *self;
-        let buffer = writer.finish().map_err(|cause| trace_error(&path, cause))?;
-        let file = buffer.into_inner().map_err(|error| file_error(&path, error.into_error()))?;
-        let renamed = if overwrite { file.persist(&path) } else { file.persist_noclobber(&path) };
-        renamed.map(drop).map_err(|refused| file_error(&path, refused.error))
+        let RoutingRecorder { path, writer, .. } = *self;
+        let file = writer.finish().map_err(|cause| trace_error(&path, cause))?;
+        file.finish().map_err(|cause| file_error(&path, cause))
     }
 }
 
-fn file_error(path: &Path, cause: IoError) -> Error {
+fn file_error(path: &Path, cause: std::io::Error) -> Error {
     Error::TraceFile { path: path.to_owned(), cause }
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueHint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
-use moce_engine::{Capacity, Engine, GenerateOptions, RoutingRecorder, Sampler, Session, generate};
+use moce_engine::{Capacity, Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
 use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -261,9 +261,9 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
             export_csv(reader, arguments.all, &mut BufWriter::new(std::io::stdout().lock()))?;
         }
         Some(path) => {
-            let mut file = NewFile::create(path, arguments.force)?;
-            export_csv(reader, arguments.all, &mut file.writer)?;
-            file.persist()?;
+            let mut file = new_file(path, arguments.force)?;
+            export_csv(reader, arguments.all, &mut file)?;
+            file.finish().with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     Ok(())
@@ -271,38 +271,19 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
 
 fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
     let input = File::open(&arguments.csv).with_context(|| format!("cannot open {}", arguments.csv.display()))?;
-    let mut file = NewFile::create(&arguments.output, arguments.force)?;
-    let (_, tokens) = import_route_csv(BufReader::new(input), &mut file.writer)
+    let mut file = new_file(&arguments.output, arguments.force)?;
+    let (_, tokens) = import_route_csv(BufReader::new(input), &mut file)
         .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
-    file.persist()?;
+    file.finish().with_context(|| format!("cannot write {}", arguments.output.display()))?;
     if !global.quiet {
         eprintln!("{}", report::dim(&format!("{tokens} tokens written to {}", arguments.output.display())));
     }
     Ok(())
 }
 
-/// A file that has its name only when it is whole.
-struct NewFile {
-    path: PathBuf,
-    force: bool,
-    writer: BufWriter<tempfile::NamedTempFile>,
-}
-
-impl NewFile {
-    fn create(path: &Path, force: bool) -> anyhow::Result<NewFile> {
-        if !force && path.exists() {
-            bail!("{} exists already; give another name or --force", path.display());
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(folder)
-            .with_context(|| format!("cannot write a file in {}", folder.display()))?;
-        Ok(NewFile { path: path.to_owned(), force, writer: BufWriter::new(file) })
+fn new_file(path: &Path, force: bool) -> anyhow::Result<NewFile> {
+    if !force && path.exists() {
+        bail!("{} exists already; give another name or --force", path.display());
     }
-
-    fn persist(self) -> anyhow::Result<()> {
-        let NewFile { path, force, writer } = self;
-        let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        let renamed = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
-        renamed.map(drop).map_err(|refused| refused.error).with_context(|| format!("cannot write {}", path.display()))
-    }
+    NewFile::create(path, force).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -3,8 +3,7 @@
 use super::cell::SweepCell;
 use super::report;
 use super::summary::{CellSummary, Timing, summarise};
-use crate::files::write_whole;
-use crate::{Error, PerplexityOptions, PerplexityReport};
+use crate::{Error, PerplexityOptions, PerplexityReport, files};
 use moce_engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -104,9 +103,7 @@ impl Store {
     }
 
     fn write(&self, result: &CellResult) -> Result<(), Error> {
-        let json = serde_json::to_vec(result)
-            .map_err(|error| Error::File { path: self.path(&result.name), cause: std::io::Error::other(error) })?;
-        write_whole(&self.path(&result.name), &json)
+        files::write_json(&self.path(&result.name), result)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -126,13 +123,9 @@ impl Store {
     pub(super) fn publish(&self, timing: Option<Timing>) -> Result<Vec<CellSummary>, Error> {
         let results = self.results()?;
         let summaries = summarise(&self.study, &results, timing);
-        let json = serde_json::to_vec_pretty(&summaries).map_err(|error| Error::File {
-            path: self.folder.join("results.json"),
-            cause: std::io::Error::other(error),
-        })?;
-        write_whole(&self.folder.join("results.json"), &json)?;
+        files::write_json(&self.folder.join("results.json"), &summaries)?;
         for (name, contents) in report::files(&self.study, &results, &summaries) {
-            write_whole(&self.folder.join(name), contents.as_bytes())?;
+            files::write(&self.folder.join(name), contents.as_bytes())?;
         }
         Ok(summaries)
     }

@@ -1,7 +1,6 @@
 //! A tuned routing: a small JSON file, bound to a model and its capacities (docs/formats/profile.md).
 
-use crate::Error;
-use crate::files::write_whole;
+use crate::{Error, files};
 use moce_engine::routing::{EvictionSpec, Policy};
 use moce_engine::{Engine, ModelIdentity};
 use serde::{Deserialize, Serialize};
@@ -96,14 +95,12 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Writes the file under another name and renames it.
+    /// Writes the file, whole or not at all.
     ///
     /// # Errors
     /// The system refuses.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let json = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::File { path: path.to_owned(), cause: std::io::Error::other(error) })?;
-        write_whole(path, &json)
+        files::write_json(path, self)
     }
 
     /// The policy.
