@@ -111,21 +111,25 @@ def moce(arguments, group, figure, limit, prompt, options):
 
 
 def text_of(arguments, count):
-    """The beginning of the text that has exactly `count` tokens, filled up with " the", a token in every vocabulary."""
-    words = pathlib.Path(arguments.text).read_text(encoding="utf-8").split()
-    filling = 0
-    words = words[:count]
-    for _ in range(20):
-        text = " ".join(words) + " the" * filling
+    """The beginning of the text that has exactly `count` tokens, filled up with short words."""
+    words = pathlib.Path(arguments.text).read_text(encoding="utf-8").split()[:count]
+
+    def tokens(text):
         command = [str(arguments.moce), "tokenize", str(arguments.model), "--ids"]
-        tokens = len(subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout.split())
-        if tokens == count:
-            return text
-        if tokens > count:
-            words, filling = words[: len(words) - max(1, (tokens - count) // 2)], 0
-        else:
-            filling += count - tokens
-    fail(f"found no prompt of exactly {count} tokens; the last had {tokens}")
+        return len(subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout.split())
+
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tokens(" ".join(words[:middle])) <= count else (low, middle - 1)
+    text = " ".join(words[:low])
+    # A word in most vocabularies, a letter in those of bytes.
+    for filling in (" the", " a", "a"):
+        while tokens(text + filling) <= count:
+            text += filling
+    if tokens(text) != count:
+        fail(f"found no prompt of exactly {count} tokens; the last had {tokens(text)}")
+    return text
 
 
 def main():

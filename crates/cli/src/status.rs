@@ -1,9 +1,10 @@
-//! The live status of a generation: speed, hits and flash traffic of the last moments.
+//! The live status of a generation: speed, hits and flash traffic of the last moments, and how far a long prompt is.
 //!
 //! Where text is written to a terminal, the status goes into the terminal's title, so that the two do not mix; where it goes elsewhere,
 //! the status is a line on standard error.
 
 use crate::report;
+use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::PhaseReport;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -69,6 +70,35 @@ impl Drop for Status {
             Place::Title => drop(write!(std::io::stderr(), "\x1b]2;\x07")),
             Place::Nowhere => {}
         }
+    }
+}
+
+/// How far a prompt of several chunks is; it is gone when text comes.
+pub(crate) struct PromptProgress(ProgressBar);
+
+impl PromptProgress {
+    /// Shows something only if it is `wanted` and standard error is a terminal.
+    pub(crate) fn new(wanted: bool) -> PromptProgress {
+        let shown = wanted && report::stderr_is_interactive();
+        let bar = if shown { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens of the prompt  {eta} left");
+        PromptProgress(bar.with_style(style.expect("the template is well formed")))
+    }
+
+    /// So many of the prompt's tokens are left.
+    pub(crate) fn show(&self, tokens: usize, left: usize) {
+        if left > 0 {
+            self.0.set_length(tokens as u64);
+            self.0.set_position((tokens - left) as u64);
+        } else if !self.0.is_finished() {
+            self.0.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for PromptProgress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -73,10 +73,12 @@ impl PhaseReport {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Piece<'a> {
-    /// Whole characters, never a part of a stop text. Empty only at the end.
+    /// Whole characters, never a part of a stop text. Empty while the prompt is run, and perhaps at the end.
     pub text: &'a str,
-    /// What the generated tokens since the last piece cost (the first one's is part of the prompt).
+    /// What the tokens since the last piece cost, all of one phase (the first generated one's is part of the prompt).
     pub cost: PhaseReport,
+    /// Tokens of the prompt that are still to be run. A prompt of several chunks gives a piece after each of them but the last.
+    pub prompt_left: usize,
 }
 
 /// A finished generation.
@@ -94,7 +96,7 @@ pub struct Generation {
     pub generation: PhaseReport,
 }
 
-/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made.
+/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, and says whether to go on.
 ///
 /// # Errors
 /// The prompt does not fit the context, or a step fails.
@@ -107,9 +109,24 @@ pub fn generate(
 ) -> Result<Generation, Error> {
     let engine = session.engine().clone();
     let before = Meter::read(session);
-    session.prompt(prompt)?;
-    prompt.iter().for_each(|&token| sampler.accept(token));
+    let mut last = (before, 0);
+    let all = session.prompt_while(prompt, &mut |session, prompt_left| {
+        let now = (Meter::read(session), prompt.len() - prompt_left);
+        let cost = now.0.since(&last.0, Phase::Prompt, now.1 - last.1);
+        last = now;
+        receive(Piece { text: "", cost, prompt_left })
+    })?;
     let between = Meter::read(session);
+    if all.is_break() {
+        return Ok(Generation {
+            text: String::new(),
+            token_ids: Vec::new(),
+            stop_reason: StopReason::Cancelled,
+            prompt: between.since(&before, Phase::Prompt, last.1),
+            generation: PhaseReport::default(),
+        });
+    }
+    prompt.iter().for_each(|&token| sampler.accept(token));
 
     let mut keeper = options.pace.clone().map(PaceKeeper::new);
     if let Some(keeper) = &keeper {
@@ -119,7 +136,7 @@ pub fn generate(
     let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
     let mut token_ids = Vec::new();
     let mut run = 0;
-    let mut last = (Meter::read(session), run);
+    last = (Meter::read(session), run);
     let stop_reason = loop {
         if token_ids.len() == options.max_tokens {
             break StopReason::MaxTokens;
@@ -138,7 +155,7 @@ pub fn generate(
             let now = (Meter::read(session), run);
             let cost = now.0.since(&last.0, Phase::Generation, now.1 - last.1);
             last = now;
-            if receive(Piece { text, cost }).is_break() {
+            if receive(Piece { text, cost, prompt_left: 0 }).is_break() {
                 break StopReason::Cancelled;
             }
         }
@@ -158,7 +175,7 @@ pub fn generate(
     if stop_reason != StopReason::Cancelled {
         let cost = Meter::read(session).since(&last.0, Phase::Generation, run - last.1);
         // The text is complete: whether the receiver wants more no longer matters.
-        let _ = receive(Piece { text: rest, cost });
+        let _ = receive(Piece { text: rest, cost, prompt_left: 0 });
     }
     Ok(Generation {
         text: output.text,
@@ -170,6 +187,7 @@ pub fn generate(
 }
 
 /// Time and counters at one moment.
+#[derive(Clone, Copy)]
 struct Meter {
     time: Instant,
     prompt: Counts,

@@ -6,6 +6,7 @@ use crate::tap::{RoutingObserver, RoutingTap, Start};
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
 use moce_routing::{EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -232,15 +233,33 @@ impl Session {
     /// There are no tokens, one is outside the vocabulary, they do not fit the context, or a step fails. After a failed step the session
     /// takes no tokens until it is cleared.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let all = self.prompt_while(tokens, &mut |_, _| ControlFlow::Continue(()))?;
+        debug_assert!(all.is_continue());
+        Ok(())
+    }
+
+    /// As [`Session::prompt`], asking after each chunk but the last whether to go on, with the number of tokens that are left. After a
+    /// break the session holds the tokens that were run, and no logits for them.
+    ///
+    /// # Errors
+    /// As [`Session::prompt`].
+    pub fn prompt_while(
+        &mut self,
+        tokens: &[u32],
+        go_on: &mut dyn FnMut(&Session, usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
         self.check(tokens)?;
         self.engine.check_files()?;
-        let chunk = self.engine.chunk();
-        let count = tokens.len().div_ceil(chunk);
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let wanted = if index + 1 == count { LogitsWanted::Last } else { LogitsWanted::None };
+        let mut left = tokens.len();
+        for tokens in tokens.chunks(self.engine.chunk()) {
+            left -= tokens.len();
+            let wanted = if left == 0 { LogitsWanted::Last } else { LogitsWanted::None };
             self.step(tokens, Phase::Prompt, wanted)?;
+            if left > 0 && go_on(self, left).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Runs one generated token.

@@ -10,6 +10,8 @@ pub mod evaluation;
 mod files;
 mod grid;
 mod likelihood;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod perplexity;
 mod prediction;
 mod simulate;
@@ -31,7 +33,9 @@ pub use simulate::{
 };
 pub use spread::Spread;
 pub use sweep::{
-    CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, Timing, merge, sweep,
+    CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, merge, sweep,
 };
-pub use traces::{CSV_COLUMNS, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
+#[cfg(feature = "parquet")]
+pub use traces::export_parquet;
+pub use traces::{TRACE_COLUMNS, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
 pub use tune::{Half, Measured, Profile, Trial, TuneOptions, tune};

@@ -1,5 +1,7 @@
 //! What logits say of tokens. Sums in f64, ids ascending.
 
+use crate::statistics::{Interval, bootstrap};
+
 /// ln Σ exp(z) = ln Σ exp(z - max) + max
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -21,6 +23,19 @@ pub(crate) fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// exp(mean difference of the negative log likelihoods) - 1, for runs over the same windows of so many tokens; the interval is at 95 %, by
+/// paired bootstrap over windows, and absent where there is only one.
+pub(crate) fn perplexity_rise(nll: &[f64], original_nll: &[f64], window: usize) -> (f64, Option<Interval>) {
+    assert_eq!(nll.len(), original_nll.len(), "windows of two runs on one text");
+    let differences: Vec<f64> = nll.iter().zip(original_nll).map(|(one, other)| one - other).collect();
+    let rise = |sample: &[usize]| {
+        let sum: f64 = sample.iter().map(|&window| differences[window]).sum();
+        libm::expm1(sum / (sample.len() * window) as f64)
+    };
+    let all: Vec<usize> = (0..differences.len()).collect();
+    (rise(&all), bootstrap(all.len(), rise))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 
 use crate::Error;
 use crate::divergence::{DivergenceReport, Reference};
-use crate::likelihood::negative_log_likelihood;
+use crate::likelihood::{negative_log_likelihood, perplexity_rise};
+use crate::statistics::Interval;
 use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
@@ -72,6 +73,13 @@ pub struct PerplexityReport {
     pub divergence: Option<DivergenceReport>,
     /// Layer by layer.
     pub per_layer: Vec<LayerReport>,
+}
+
+impl PerplexityReport {
+    /// How much higher than that of original routing on the same windows, as a share, with its 95 % interval.
+    pub fn rise_over(&self, original: &PerplexityReport) -> (f64, Option<Interval>) {
+        perplexity_rise(&self.window_nll, &original.window_nll, self.tokens / self.window_nll.len().max(1))
+    }
 }
 
 /// What was counted in one MoE layer.

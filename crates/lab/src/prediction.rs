@@ -2,8 +2,8 @@
 //! can beat.
 //!
 //! Per token: Σ over MoE layers of max(flash time of the misses, work of the shared expert and of all routed ones but one) + the work of
-//! the expert that lands last, plus attention, head and all else at the rate at which weights are multiplied. The number of misses of a layer is taken as binomial. The
-//! context is taken as short.
+//! the expert that lands last, plus the weights of attention, head and all else at the rate at which they are multiplied, plus keys and
+//! values at the rate at which memory is read. The number of misses of a layer is taken as binomial.
 
 use moce_engine::MemoryPlan;
 use serde::Serialize;
@@ -83,8 +83,10 @@ pub fn misses_by_chance(plan: &MemoryPlan) -> Vec<f64> {
     layers.map(|(&resident, &experts)| 1.0 - resident.min(experts) as f64 / experts.max(1) as f64).collect()
 }
 
-/// Seconds that one generated token takes at least, where `miss_rates` are those of the MoE layers.
-pub fn token_seconds(plan: &MemoryPlan, miss_rates: &[f64], rates: &MachineRates) -> f64 {
+/// Seconds that one generated token takes at least, where `miss_rates` are those of the MoE layers and the token attends to so many
+/// `positions`.
+pub fn token_seconds(plan: &MemoryPlan, miss_rates: &[f64], rates: &MachineRates, positions: f64) -> f64 {
+    let keys_and_values = plan.kv_bytes as f64 * positions / plan.context.max(1) as f64 / rates.memory;
     let shared = plan.shared_expert_bytes.saturating_mul(plan.experts.len() as u64).min(plan.dense_token_bytes);
     let rest = (plan.dense_token_bytes - shared) as f64 / rates.dense;
     let layers = plan.expert_bytes.iter().zip(miss_rates);
@@ -98,7 +100,7 @@ pub fn token_seconds(plan: &MemoryPlan, miss_rates: &[f64], rates: &MachineRates
         };
         (0..=k).map(|misses| binomial(k, misses, miss_rate) * time(misses)).sum::<f64>()
     });
-    rest + layers.sum::<f64>()
+    rest + keys_and_values + layers.sum::<f64>()
 }
 
 /// The probability of `hits` successes in `trials`.
@@ -134,7 +136,10 @@ mod tests {
         let weights: u64 = plan.expert_bytes.iter().map(|bytes| bytes * plan.experts_per_token as u64).sum();
         let expected = (plan.dense_token_bytes + weights) as f64 / 1e9;
         let none = vec![0.0; plan.experts.len()];
-        assert!((token_seconds(&plan, &none, &rates) / expected - 1.0).abs() < 1e-9);
+        assert!((token_seconds(&plan, &none, &rates, 0.0) / expected - 1.0).abs() < 1e-9);
+        // A full context adds the whole cache of keys and values.
+        let full = token_seconds(&plan, &none, &rates, plan.context as f64);
+        assert!((full / (expected + plan.kv_bytes as f64 / 1e9) - 1.0).abs() < 1e-9);
     }
 
     #[test]
@@ -145,7 +150,7 @@ mod tests {
         let k = plan.experts_per_token as f64;
         let bytes: u64 = plan.expert_bytes.iter().sum();
         let expected = bytes as f64 * k / rates.flash_rate(k);
-        assert!((token_seconds(&plan, &all, &rates) / expected - 1.0).abs() < 1e-4);
+        assert!((token_seconds(&plan, &all, &rates, 0.0) / expected - 1.0).abs() < 1e-4);
     }
 
     #[test]

@@ -101,6 +101,28 @@ fn counts_are_those_of_the_engine() {
     let rows = export_csv(TraceReader::new(&trace[..]).unwrap(), false, &mut table).unwrap();
     assert_eq!(rows, info.selections);
     assert_eq!(table.iter().filter(|byte| **byte == b'\n').count() as u64, rows + 1);
+    #[cfg(feature = "parquet")]
+    says_the_same_in_parquet(&trace, &String::from_utf8(table).unwrap());
+}
+
+#[cfg(feature = "parquet")]
+fn says_the_same_in_parquet(trace: &[u8], csv: &str) {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::{Field, Row};
+    let mut file = Vec::new();
+    moce_lab::export_parquet(TraceReader::new(trace).unwrap(), false, &mut file).unwrap();
+    let file = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
+    let text = |field: &Field| match field {
+        Field::Null => String::new(),
+        Field::Str(text) => text.clone(),
+        Field::Float(score) => score.to_string(),
+        other => other.to_string(),
+    };
+    let line = |row: Row| row.get_column_iter().map(|(_, field)| text(field)).collect::<Vec<_>>().join(",");
+    let lines: Vec<String> = file.get_row_iter(None).unwrap().map(|row| line(row.unwrap())).collect();
+    assert_eq!(lines, csv.lines().skip(1).collect::<Vec<_>>());
+    let names = file.metadata().file_metadata().schema_descr().columns().iter().map(|column| column.name().to_owned());
+    assert_eq!(names.collect::<Vec<_>>().join(","), csv.lines().next().unwrap());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod model;
 mod recording;
 mod sampling;
+mod scoring;
 
 pub(crate) use model::{
     CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
@@ -10,6 +11,7 @@ pub(crate) use model::{
 };
 pub(crate) use recording::Recording;
 pub(crate) use sampling::{Sampling, parse_positive};
+pub(crate) use scoring::{LOGIT_ROWS, Scoring};
 
 use crate::commands::bench::Bench;
 use crate::commands::completions::Completions;

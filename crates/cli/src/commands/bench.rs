@@ -331,7 +331,8 @@ impl Cell {
             self.flash_share = Some(generation.flash_rate / machine.rates.flash_rate(burst));
         }
         let misses = vec![generation.miss_rate; plan.experts.len()];
-        let bound = 1.0 / token_seconds(plan, &misses, &machine.rates);
+        let positions = self.measured.prompt.tokens as f64 + generation.tokens as f64 / 2.0;
+        let bound = 1.0 / token_seconds(plan, &misses, &machine.rates, positions);
         self.bound_tokens_per_second = Some(bound);
         self.bound_share = Some(generation.tokens_per_second.median / bound);
     }

@@ -1,13 +1,13 @@
 //! `moce perplexity`: how well a model predicts a text.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, positive};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Scoring};
 use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::{Capacity, Session};
 use moce_lab::statistics::Interval;
-use moce_lab::{DivergenceReport, PerplexityOptions, PerplexityReport, perplexity_in};
+use moce_lab::{DivergenceReport, PerplexityReport, perplexity_in};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -20,26 +20,13 @@ pub(crate) struct Perplexity {
     /// The text to score; `-` is standard input
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// Tokens predicted per window
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
-    pub(crate) window: usize,
-    /// Score at most this many tokens (whole windows)
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
-    pub(crate) limit: Option<usize>,
-    /// Put the BOS token in front of every window
-    #[arg(long)]
-    pub(crate) bos: bool,
-    /// Run original routing along: KL divergence, agreement of the likeliest token, and the rise of perplexity, with intervals
-    #[arg(long)]
-    pub(crate) kl: bool,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
     #[command(flatten)]
     pub(crate) recording: Recording,
     #[command(flatten)]
     pub(crate) options: ModelOptions,
 }
-
-/// Tokens whose logits are held at once: the head's weights are read once for so many, and a row of a vocabulary of 150,000 is 0.6 MB.
-pub(super) const LOGIT_ROWS: usize = 64;
 
 /// Experts logically cached where nothing else is said.
 pub(super) const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
@@ -47,22 +34,14 @@ pub(super) const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
-        options.logit_rows = LOGIT_ROWS;
-        options.spare_slots = true;
-        options.sessions = 1 + usize::from(arguments.kl);
         options.capacity.get_or_insert(DEFAULT_CAPACITY);
-        // A window and its BOS need to fit, and nothing more.
-        if arguments.options.common.ctx.is_none() {
-            options.context = Some(arguments.window + usize::from(arguments.bos));
-        }
+        arguments.scoring.prepare(options, arguments.options.common.ctx.is_some());
     })?;
-    let options =
-        PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: arguments.bos, kl: arguments.kl };
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();
     let mut session = Session::new(&engine)?;
     arguments.recording.attach(&mut session, global.quiet)?;
-    let report = perplexity_in(&mut session, &text, &options, &mut |scored, all, nll| {
+    let report = perplexity_in(&mut session, &text, &arguments.scoring.options(), &mut |scored, all, nll| {
         bar.set_length(all as u64);
         bar.set_position(scored as u64);
         bar.set_message(format!("perplexity {:.4}", (nll / scored as f64).exp()));

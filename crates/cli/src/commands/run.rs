@@ -2,7 +2,7 @@
 
 use super::open_engine;
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
-use crate::status::Status;
+use crate::status::{PromptProgress, Status};
 use crate::{interrupt, prompt, report};
 use clap::{Args, ValueHint};
 use moce_engine::routing::Policy;
@@ -79,7 +79,9 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let mut written = Ok(());
     let mut output = std::io::stdout().lock();
     let mut status = Status::new(arguments.status);
+    let progress = PromptProgress::new(!global.quiet && !arguments.status);
     let generation = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {
+        progress.show(prompt.len(), piece.prompt_left);
         written = write_piece(&mut output, &piece, global.json);
         status.add(&piece.cost);
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

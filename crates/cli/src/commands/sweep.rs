@@ -1,16 +1,15 @@
 //! `moce sweep`: perplexity and misses over a grid of policies and capacities, with a report; `moce sweep merge` joins shards.
 
-use super::perplexity::LOGIT_ROWS;
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, Policies, RoutingPrompt, parse_budget, parse_capacity, parse_policies, positive,
+    CommonOptions, Global, Policies, RoutingPrompt, Scoring, parse_budget, parse_capacity, parse_policies,
 };
 use crate::{interrupt, model_path, report, size};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use moce_engine::{Budget, Capacity, Engine, EngineOptions};
-use moce_lab::{CellSummary, PerplexityOptions, Shard, SweepGrid, SweepOptions, Timing, merge, sweep};
+use moce_engine::{Budget, Capacity, Engine};
+use moce_lab::{CellSummary, Shard, SweepGrid, SweepOptions, TimingModel, merge, sweep};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -39,15 +38,8 @@ pub(crate) struct Sweep {
     /// Run only the i-th of n parts of the cells
     #[arg(long, value_name = "I/N")]
     pub(crate) shard: Option<Shard>,
-    /// Tokens predicted per window
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
-    pub(crate) window: usize,
-    /// Score at most this many tokens (whole windows)
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
-    pub(crate) limit: Option<usize>,
-    /// Put the BOS token in front of every window
-    #[arg(long)]
-    pub(crate) bos: bool,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
     #[command(flatten)]
     pub(crate) timing: TimingOptions,
     /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
@@ -87,9 +79,9 @@ pub(crate) struct TimingOptions {
 }
 
 impl TimingOptions {
-    fn timing(&self) -> Option<Timing> {
-        let TimingOptions { flash_bandwidth, compute_ms } = self;
-        flash_bandwidth.map(|bytes| Timing { flash_bandwidth: bytes as f64, compute_ms: *compute_ms })
+    fn timing(&self) -> Option<TimingModel> {
+        let TimingOptions { flash_bandwidth, compute_ms } = *self;
+        flash_bandwidth.map(|bytes| TimingModel { flash_bandwidth: bytes as f64, flash_latency_us: 0.0, compute_ms })
     }
 }
 
@@ -114,12 +106,7 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
             base: engine.routing().clone(),
         },
         shard: arguments.shard.unwrap_or(Shard::WHOLE),
-        perplexity: PerplexityOptions {
-            window: arguments.window,
-            limit: arguments.limit,
-            bos: arguments.bos,
-            kl: false,
-        },
+        perplexity: arguments.scoring.options(),
         timing: arguments.timing.timing(),
     };
     interrupt::listen();
@@ -139,10 +126,9 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
 /// The engine of all cells: what is logically cached belongs to each cell's session, so as much as possible is resident.
 fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let options =
+    let mut options =
         arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
-    let context = options.context.unwrap_or(arguments.window + usize::from(arguments.bos));
-    let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
+    arguments.scoring.prepare(&mut options, arguments.options.ctx.is_some());
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
     Ok(engine)
@@ -155,15 +141,23 @@ fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result
         writeln!(output)?;
         return Ok(());
     }
-    writeln!(output, "capacity  eviction  perplexity     rise   misses  changed  routing (*: not beaten)")?;
+    writeln!(
+        output,
+        "capacity  eviction  perplexity  {:<26} misses  changed  routing (*: not beaten)",
+        "rise (95 % interval)"
+    )?;
     for row in rows {
-        let rise = row.perplexity_rise.map_or(String::new(), |rise| format!("{:+.2} %", 100.0 * rise));
+        let kl = match (row.kl_mean, row.top1_agreement) {
+            (Some(kl), Some(agreement)) => format!(" (KL {kl:.4}, same likeliest token {:.1} %)", 100.0 * agreement),
+            _ => String::new(),
+        };
         writeln!(
             output,
-            "{:<9} {:<9} {:>10.4} {rise:>9} {:>6.1} % {:>6.1} %  {}{}",
+            "{:<9} {:<9} {:>10.4}  {:<25} {:>5.1} % {:>6.1} %  {}{}{kl}",
             row.capacity,
             row.eviction,
             row.perplexity,
+            row.rise_text(),
             100.0 * row.miss_rate,
             100.0 * row.changed_share,
             row.routing,

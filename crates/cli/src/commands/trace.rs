@@ -89,7 +89,7 @@ struct Export {
     /// The trace
     #[arg(value_hint = ValueHint::FilePath)]
     trace: PathBuf,
-    /// The CSV file to write [default: standard output]
+    /// The file to write, as Parquet if it ends in .parquet, else as CSV [default: standard output]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// A row for every expert with its score, not only for the chosen ones
@@ -262,11 +262,23 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
         }
         Some(path) => {
             let mut file = new_file(path, arguments.force)?;
-            export_csv(reader, arguments.all, &mut file)?;
+            if path.extension().is_some_and(|extension| extension == "parquet") {
+                export_parquet(reader, arguments.all, &mut file)?;
+            } else {
+                export_csv(reader, arguments.all, &mut file)?;
+            }
             file.finish().with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     Ok(())
+}
+
+#[cfg(feature = "parquet")]
+use moce_lab::export_parquet;
+
+#[cfg(not(feature = "parquet"))]
+fn export_parquet(_: TraceReader<BufReader<File>>, _: bool, _: &mut NewFile) -> anyhow::Result<u64> {
+    bail!("this moce was built without Parquet; build it with --features parquet, or export to a .csv")
 }
 
 fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! `moce tune`: the policy with the fewest misses within a stated loss, as a profile.
 
-use super::perplexity::{DEFAULT_CAPACITY, LOGIT_ROWS};
+use super::perplexity::DEFAULT_CAPACITY;
 use super::{announce, model_context};
-use crate::arguments::{CommonOptions, Global, RoutingPrompt, parse_budget, parse_capacity, parse_share, positive};
+use crate::arguments::{
+    CommonOptions, Global, LOGIT_ROWS, RoutingPrompt, parse_budget, parse_capacity, parse_share, positive,
+};
 use crate::{interrupt, model_path, report};
 use anyhow::bail;
 use clap::{Args, ValueHint};

@@ -3,19 +3,22 @@
 //! A cell is one of each; it has a name and a result file of its own, so that a sweep can be broken off and resumed, and cut into shards
 //! that run on any machines ([`merge`] joins them). The original routing is always among the policies: the others are judged by it.
 //!
-//! Reading order: `cell` (what there is to run), `store` (result files), `summary` (cells beside the original), `charts`, `report`.
+//! Reading order: `cell` (what there is to run), `store` (result files), `summary` (cells beside the original), `charts`, `report`, `parquet`.
 
 mod cell;
 mod charts;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod report;
 mod store;
 mod summary;
 
 pub use cell::{Shard, SweepCell, SweepGrid};
 pub use store::{CellResult, Study, merge};
-pub use summary::{CellSummary, Timing};
+pub use summary::CellSummary;
 
-use crate::{Error, PerplexityOptions, perplexity_in};
+use crate::{Error, PerplexityOptions, TimingModel, perplexity_in};
+use moce_engine::routing::Policy;
 use moce_engine::{Engine, Session};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -48,7 +51,7 @@ pub struct SweepOptions {
     /// How the text is scored.
     pub perplexity: PerplexityOptions,
     /// What the speeds of the report rest on; without it there are none.
-    pub timing: Option<Timing>,
+    pub timing: Option<TimingModel>,
 }
 
 /// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
@@ -63,13 +66,15 @@ pub fn sweep(
     progress: &mut dyn FnMut(SweepProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<CellSummary>, Error> {
     let cells = options.shard.cut(options.grid.cells(engine.plan())?);
-    let store = Store::open(folder, Study::new(engine, text, &options.perplexity))?;
+    let store = Store::open(folder, Study::new(engine, text, options))?;
     for (number, cell) in cells.iter().enumerate() {
         if store.has(cell) {
             continue;
         }
         let mut session = Session::with_routing(engine, &cell.routing, &cell.capacities)?;
-        let report = perplexity_in(&mut session, text, &options.perplexity, &mut |scored, tokens, _| {
+        let is_original = cell.routing.policy == Policy::Original;
+        let scoring = PerplexityOptions { kl: options.perplexity.kl && !is_original, ..options.perplexity };
+        let report = perplexity_in(&mut session, text, &scoring, &mut |scored, tokens, _| {
             progress(SweepProgress { cell: &cell.name, number, cells: cells.len(), scored, tokens })
         })?;
         store.keep(cell, report)?;

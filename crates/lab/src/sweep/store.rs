@@ -1,10 +1,11 @@
 //! The folder of a sweep: a result file for each cell, and what is written from all of them.
 
 use super::cell::SweepCell;
-use super::report;
-use super::summary::{CellSummary, Timing, summarise};
-use crate::{Error, PerplexityOptions, PerplexityReport, files};
+use super::summary::{CellSummary, summarise};
+use super::{SweepOptions, report};
+use crate::{Error, PerplexityReport, TimingModel, files};
 use moce_engine::Engine;
+use moce_engine::routing::Start;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,10 +38,17 @@ pub struct Study {
     pub limit: Option<usize>,
     /// Whether windows begin with BOS.
     pub bos: bool,
+    /// Whether original routing runs along.
+    pub kl: bool,
+    /// In which order a token's experts become most recent.
+    pub touch: String,
+    /// What is cached where a window starts.
+    pub start: String,
 }
 
 impl Study {
-    pub(super) fn new(engine: &Engine, text: &str, options: &PerplexityOptions) -> Study {
+    pub(super) fn new(engine: &Engine, text: &str, options: &SweepOptions) -> Study {
+        let SweepOptions { perplexity, grid, .. } = options;
         let plan = engine.plan();
         Study {
             model: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -51,9 +59,15 @@ impl Study {
             expert_bytes: plan.expert_bytes.clone(),
             text_bytes: text.len(),
             text_hash: format!("{:016x}", fnv_1a(text.as_bytes())),
-            window: options.window,
-            limit: options.limit,
-            bos: options.bos,
+            window: perplexity.window,
+            limit: perplexity.limit,
+            bos: perplexity.bos,
+            kl: perplexity.kl,
+            touch: grid.base.touch.to_string(),
+            start: match &grid.base.start {
+                Start::Given(layers) => format!("given:{:016x}", fnv_1a(format!("{layers:?}").as_bytes())),
+                start => start.to_string(),
+            },
         }
     }
 }
@@ -120,10 +134,12 @@ impl Store {
     }
 
     /// Writes results, plots and report of all cells in the folder.
-    pub(super) fn publish(&self, timing: Option<Timing>) -> Result<Vec<CellSummary>, Error> {
+    pub(super) fn publish(&self, timing: Option<TimingModel>) -> Result<Vec<CellSummary>, Error> {
         let results = self.results()?;
         let summaries = summarise(&self.study, &results, timing);
         files::write_json(&self.folder.join("results.json"), &summaries)?;
+        #[cfg(feature = "parquet")]
+        files::write(&self.folder.join("results.parquet"), &super::parquet::table(&summaries)?)?;
         for (name, contents) in report::files(&self.study, &results, &summaries) {
             files::write(&self.folder.join(name), contents.as_bytes())?;
         }
@@ -135,7 +151,7 @@ impl Store {
 ///
 /// # Errors
 /// The folders hold nothing, or different studies; a file cannot be read or written.
-pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<Timing>) -> Result<Vec<CellSummary>, Error> {
+pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<TimingModel>) -> Result<Vec<CellSummary>, Error> {
     let mut all = BTreeMap::new();
     for folder in folders {
         for result in read_results(folder)? {

@@ -1,17 +1,9 @@
 //! A cell beside the original routing on the same text, and the speed that its misses allow.
 
 use super::store::{CellResult, Study};
-use crate::PerplexityReport;
+use crate::statistics::Interval;
+use crate::{PerplexityReport, TimingModel};
 use serde::{Deserialize, Serialize};
-
-/// How long a token takes: computing, and reading its misses with nothing of it hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Timing {
-    /// Bytes a second from flash.
-    pub flash_bandwidth: f64,
-    /// Milliseconds of computing a token.
-    pub compute_ms: f64,
-}
 
 /// One row of the results.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +23,12 @@ pub struct CellSummary {
     pub perplexity: f64,
     /// Above the original's, as a share; `None` where the original has not been run.
     pub perplexity_rise: Option<f64>,
+    /// The 95 % interval of that, by paired bootstrap over windows.
+    pub perplexity_rise_interval: Option<Interval>,
+    /// Mean of D(original ‖ policy), in nats a token, where original routing ran along.
+    pub kl_mean: Option<f64>,
+    /// Share of the tokens where both find the same token likeliest, likewise.
+    pub top1_agreement: Option<f64>,
     /// Misses, as a share of tokens · layers · K.
     pub miss_rate: f64,
     /// Misses of all layers, a token.
@@ -53,16 +51,26 @@ impl CellSummary {
         self.routing.split(':').next().unwrap_or(&self.routing)
     }
 
+    /// The rise of perplexity in percent, with its interval; empty where it is unknown.
+    pub fn rise_text(&self) -> String {
+        let Some(rise) = self.perplexity_rise else { return String::new() };
+        match self.perplexity_rise_interval {
+            Some(Interval { low, high }) if self.routing != "original" => {
+                format!("{:+.2} % ({:+.2} to {:+.2})", 100.0 * rise, 100.0 * low, 100.0 * high)
+            }
+            _ => format!("{:+.2} %", 100.0 * rise),
+        }
+    }
+
     fn is_beside(&self, other: &CellSummary) -> bool {
         self.capacity == other.capacity && self.eviction == other.eviction
     }
 }
 
 /// Rows of all cells, by capacity, eviction and miss rate.
-pub(super) fn summarise(study: &Study, results: &[CellResult], timing: Option<Timing>) -> Vec<CellSummary> {
+pub(super) fn summarise(study: &Study, results: &[CellResult], timing: Option<TimingModel>) -> Vec<CellSummary> {
     // The original computes the same whatever is cached, so any of its cells will do.
-    let original =
-        results.iter().find(|result| result.report.routing == "original").map(|result| result.report.perplexity);
+    let original = results.iter().map(|result| &result.report).find(|report| report.routing == "original");
     let mut rows: Vec<CellSummary> = results.iter().map(|result| row(study, result, original, timing)).collect();
     rows.sort_by(|one, other| {
         let key = |row: &CellSummary| (natural(&row.capacity), row.capacity.clone(), row.eviction.clone());
@@ -79,9 +87,15 @@ pub(super) fn summarise(study: &Study, results: &[CellResult], timing: Option<Ti
     rows
 }
 
-fn row(study: &Study, result: &CellResult, original: Option<f64>, timing: Option<Timing>) -> CellSummary {
+fn row(
+    study: &Study,
+    result: &CellResult,
+    original: Option<&PerplexityReport>,
+    timing: Option<TimingModel>,
+) -> CellSummary {
     let report = &result.report;
     let bytes = logical_bytes_per_token(study, report);
+    let rise = original.map(|original| report.rise_over(original));
     CellSummary {
         name: result.name.clone(),
         routing: report.routing.clone(),
@@ -89,13 +103,16 @@ fn row(study: &Study, result: &CellResult, original: Option<f64>, timing: Option
         capacity: result.capacity.clone(),
         tokens: report.tokens,
         perplexity: report.perplexity,
-        perplexity_rise: original.map(|original| report.perplexity / original - 1.0),
+        perplexity_rise: rise.map(|(rise, _)| rise),
+        perplexity_rise_interval: rise.and_then(|(_, interval)| interval),
+        kl_mean: report.divergence.as_ref().map(|divergence| divergence.kl_mean),
+        top1_agreement: report.divergence.as_ref().map(|divergence| divergence.top1_agreement),
         miss_rate: report.miss_rate,
         misses_per_token: report.misses_per_token,
         logical_bytes_per_token: bytes,
         changed_share: report.changed_share,
         lifetime_mean: report.lifetime_mean,
-        tokens_per_second: timing.map(|timing| 1.0 / (bytes / timing.flash_bandwidth + timing.compute_ms / 1e3)),
+        tokens_per_second: timing.map(|timing| timing.tokens_per_second(bytes, 0.0)),
         on_front: false,
     }
 }

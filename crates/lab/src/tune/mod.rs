@@ -11,7 +11,6 @@ mod search;
 
 pub use profile::{Measured, Profile};
 
-use crate::statistics::bootstrap;
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
 use moce_engine::routing::{CachePrior, EvictionSpec, Lambda, Policy, RoutingOptions};
 use moce_engine::{Capacity, Engine, Session};
@@ -142,7 +141,7 @@ impl Workbench<'_> {
         candidate: Candidate,
     ) -> Result<(Candidate, PerplexityReport), Error> {
         let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-        self.show(Half::First, &candidate, report.perplexity / original.perplexity - 1.0, report.miss_rate)?;
+        self.show(Half::First, &candidate, report.rise_over(original).0, report.miss_rate)?;
         Ok((candidate, report))
     }
 
@@ -175,12 +174,13 @@ impl Workbench<'_> {
         let eviction: EvictionSpec = self.options.base.eviction;
         for (refused, candidate) in candidates.into_iter().map(|one| one.0).chain([own]).enumerate() {
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-            let upper = upper_rise(&report, &original)?;
+            let (rise, interval) = report.rise_over(&original);
+            let upper = interval.ok_or(Error::TooFewWindows { windows: report.window_nll.len() })?.high;
             self.show(Half::Second, &candidate, upper, report.miss_rate)?;
             if upper <= self.options.max_loss || candidate.policy == Policy::Original {
                 let measured = Measured {
                     tokens: report.tokens,
-                    perplexity_rise: report.perplexity / original.perplexity - 1.0,
+                    perplexity_rise: rise,
                     perplexity_rise_upper: upper,
                     miss_rate: report.miss_rate,
                     original_miss_rate: original.miss_rate,
@@ -191,21 +191,6 @@ impl Workbench<'_> {
             }
         }
         unreachable!("original routing is always accepted")
-    }
-}
-
-/// The upper end of the 95 % interval of the rise of perplexity, by paired bootstrap over windows.
-fn upper_rise(report: &PerplexityReport, original: &PerplexityReport) -> Result<f64, Error> {
-    let windows = report.window_nll.len();
-    let tokens_a_window = report.tokens as f64 / windows.max(1) as f64;
-    let rises: Vec<f64> = report.window_nll.iter().zip(&original.window_nll).map(|(one, other)| one - other).collect();
-    let rise = |sample: &[usize]| {
-        let sum: f64 = sample.iter().map(|&window| rises[window]).sum();
-        libm::expm1(sum / (sample.len() as f64 * tokens_a_window))
-    };
-    match bootstrap(windows, rise) {
-        Some(interval) => Ok(interval.high),
-        None => Err(Error::TooFewWindows { windows }),
     }
 }
 

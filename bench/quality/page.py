@@ -1,0 +1,227 @@
+"""The page of a study: tables from results, and the sentences that follow from them."""
+
+
+def percent(share, digits=1, sign=False):
+    return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
+
+
+def table(names, rows):
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def by_routing(rows, capacity=None):
+    return {row["routing"]: row for row in rows if capacity in (None, row["capacity"])}
+
+
+def original(rows):
+    return next(row for row in rows if row["routing"] == "original")
+
+
+def rise(row):
+    if row["routing"] == "original":
+        return ""
+    interval = row.get("perplexity_rise_interval")
+    shown = percent(row["perplexity_rise"], 2, sign=True)
+    if interval:
+        shown += f" ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f})"
+    return shown
+
+
+def fewer(row, base):
+    """Share of the misses that are gone."""
+    return "" if row is base else percent(1 - row["miss_rate"] / base["miss_rate"], 0)
+
+
+def policies(rows, base=None):
+    """The usual table of a sweep's rows."""
+    base = base or original(rows)
+    return table(
+        ["routing", "perplexity", "rise (95 %)", "misses", "misses gone", "a token", "choices changed", "lifetime, tokens"],
+        [
+            (
+                row["routing"], f"{row['perplexity']:.3f}", rise(row), percent(row["miss_rate"], 2), fewer(row, base),
+                f"{row['misses_per_token']:.1f}", percent(row["changed_share"]), f"{row['lifetime_mean']:.0f}",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def main_part(found, arguments):
+    rows = found["main"]
+    alone = by_routing(rows)["prune:k=0"]
+    tuned, tune = found["tuned"], found["tune"]
+    shown = [row for row in rows if row is not alone]
+    interval = tuned["perplexity_rise_interval"]
+    text = f"""## Routing policies
+
+WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 as [METHOD.md](METHOD.md) says, half of the experts cached (30 of 60), LRU, the policy on every token;
+caches start empty in each window. Intervals by paired bootstrap over windows.
+
+{policies(shown)}
+
+**How much the routed experts matter at all:** without any of them perplexity is {alone['perplexity']:.2f}, {percent(alone['perplexity_rise'], 0, True)}. Every rise in
+this page has to be seen beside that.
+
+`moce tune --max-loss 1%` on WikiText-2 valid chose `{tuned['routing']}` ({tune['measured']['candidates_refused']} stronger ones were refused on its second
+half). On the test text: misses {percent(tuned['miss_rate'], 2)} against {percent(original(rows)['miss_rate'], 2)}, perplexity
+{percent(tuned['perplexity_rise'], 2, True)} ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f}), KL {tuned['kl_mean']:.4f} nats a token, the same likeliest
+token in {percent(tuned['top1_agreement'])} of the cases."""
+    return text
+
+
+def divergence_part(found, _):
+    rows = [row for row in found["divergence"] if row["kl_mean"] is not None]
+    body = [(row["routing"], f"{row['kl_mean']:.4f}", percent(row["top1_agreement"]), rise(row)) for row in rows]
+    return f"""## How far the policies move what the model expects
+
+D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens.
+
+{table(["routing", "KL, nats a token", "same likeliest token", "rise of perplexity"], body)}"""
+
+
+def pareto_part(found, _):
+    rows = [row for row in found["pareto"] if row["on_front"]]
+    return f"""## Quality against misses
+
+First {rows[0]['tokens']:,} tokens. Filled points are not beaten by another one: no fewer misses at lower perplexity.
+
+![Rise of perplexity against miss rate](images/pareto.svg)
+
+{policies(rows, original(found['pareto']))}"""
+
+
+def capacity_part(found, _):
+    capacities = list(dict.fromkeys(row["capacity"] for row in found["capacity"]))
+    body = []
+    for capacity in capacities:
+        rows = by_routing(found["capacity"], capacity)
+        base = rows["original"]
+        for row in rows.values():
+            body.append((capacity, row["routing"], percent(row["miss_rate"], 2), fewer(row, base), rise(row), f"{row['lifetime_mean']:.0f}"))
+    return f"""## Cache sizes
+
+{table(["cached", "routing", "misses", "misses gone", "rise (95 %)", "lifetime, tokens"], body)}"""
+
+
+def protected_part(found, _):
+    return f"""## Protected experts (J)
+
+How many of the model's strongest choices always run, with cache-prior at λ = 0.2.
+
+{policies(found["protected"])}"""
+
+
+def evictions_part(found, _):
+    if not found["evictions"]:
+        return ""
+    cells = found["evictions"]["cells"]
+    shares = ["12.5 %", "25 %", "50 %", "75 %"]
+    capacities = sorted({tuple(cell["capacity"]) for cell in cells})
+    names = list(dict.fromkeys(cell["eviction"] for cell in cells))
+    rate = {(cell["eviction"], tuple(cell["capacity"])): cell["total"]["miss_rate"] for cell in cells}
+    body = [(name, *(percent(rate[name, capacity], 2) for capacity in capacities)) for name in names]
+    online = [name for name in names if name != "belady"]
+    half = capacities[2]
+    best = min(online, key=lambda name: rate[name, half])
+    lru, bound = rate["lru", half], rate["belady", half]
+    verdict = f"""At half cache the best online eviction here is `{best}`: {percent(rate[best, half], 2)} against LRU's {percent(lru, 2)}; of the misses that
+Belady's bound ({percent(bound, 2)}) would save, it saves {percent((lru - rate[best, half]) / (lru - bound), 0)}."""
+    return f"""## Evictions, without changing the text
+
+Original routing, one trace of the test text's first {cells[0]['total']['tokens']:,} tokens (`moce trace record`, `moce simulate`); miss rates. Belady knows the future and bounds all.
+
+{table(["eviction", *shares], body)}
+
+{verdict}"""
+
+
+def ranks_part(found, _):
+    rows = sorted((row for row in found["ranks"] if row["routing"] != "original"), key=lambda row: row["routing"])
+    body = [(index, f"{row['perplexity']:.3f}", rise(row)) for index, row in enumerate(rows, 1)]
+    return f"""## Which choices matter
+
+One of the four choices of every token and layer replaced by an expert that the router did not choose (`swap`).
+
+{table(["rank replaced", "perplexity", "rise (95 %)"], body)}"""
+
+
+def touch_part(found, _):
+    body = []
+    for routing, weak in by_routing(found["touch"]).items():
+        strong = by_routing(found["capacity"], "50%")[routing]
+        body.append((routing, percent(strong["miss_rate"], 2), percent(weak["miss_rate"], 2), rise(strong), rise(weak)))
+    return f"""## Touch order
+
+The paper touches a token's experts strongest first, so that the weakest ends most recent; the other way round:
+
+{table(["routing", "misses, strong first", "weak first", "rise, strong first", "weak first"], body)}"""
+
+
+def start_part(found, _):
+    body = []
+    for name, rows in (
+        ("empty", by_routing(found["capacity"], "50%")), ("experts 0 to 29", by_routing(found["start-first"])),
+        ("drawn by chance", by_routing(found["start-random"])), ("saved after another text", by_routing(found["start-saved"])),
+    ):  # fmt: skip
+        fast = next(row for row in rows.values() if row["routing"].startswith("cache-prior:lambda=0.2"))
+        body.append((name, percent(rows["original"]["miss_rate"], 2), percent(fast["miss_rate"], 2), rise(fast)))
+    return f"""## Start of the cache
+
+What is cached where each window of 1,024 tokens begins.
+
+{table(["start", "original: misses", "fast: misses", "fast: rise"], body)}"""
+
+
+def long_part(found, _):
+    short = by_routing(found["capacity"], "50%")
+    body = []
+    for routing, row in by_routing(found["long"]).items():
+        body.append((routing, percent(short[routing]["miss_rate"], 2), percent(row["miss_rate"], 2), rise(short[routing]), rise(row)))
+    return f"""## Long texts
+
+Windows of 4,096 tokens instead of 1,024: the cache lives on, and so would any drift.
+
+{table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096"], body)}"""
+
+
+def tasks_part(found, _):
+    if not found["tasks"]:
+        return ""
+    body = []
+    for name, report in found["tasks"].items():
+        interval, comparison = report["accuracy_interval"], report.get("comparison")
+        body.append(
+            (
+                name.split("-")[0], report["routing"], report["questions"], percent(report["accuracy"], 2),
+                f"{100 * interval['low']:.2f} to {100 * interval['high']:.2f}", percent(report["miss_rate"], 2),
+                f"{comparison['mcnemar_p']:.3f}" if comparison else "",
+            )
+        )  # fmt: skip
+    return f"""## Tasks
+
+Prompts and scoring of lm-evaluation-harness, five shots; MMLU has four answers, so chance is 25 %. McNemar's p compares with original routing question by question.
+
+{table(["task", "routing", "questions", "right", "95 %", "misses", "McNemar p"], body)}"""
+
+
+PARTS = [
+    main_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, ranks_part, touch_part, start_part,
+    long_part, tasks_part,
+]  # fmt: skip
+
+
+def write(found, arguments):
+    options = [f"--limit {arguments.limit}"]
+    options += [f"--quoted {arguments.quoted}"] if arguments.quoted else []
+    options += [f"--without {arguments.without}"] if arguments.without else []
+    head = f"""# What cache-aware routing costs and saves
+
+Written by one command, from the runs it makes (`bench/quality/study.py --help`):
+
+    python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY {' '.join(options)}
+
+The model is the demo model ([models/README.md](../models/README.md)): qwen2moe, 30 layers, 60 experts, 4 a token. It is small, and a shared expert does most of its
+work; what holds for it need not hold for a large model: `moce tune` and `moce sweep` measure yours."""
+    return "\n\n".join([head, *filter(None, (part(found, arguments) for part in PARTS))]) + "\n"

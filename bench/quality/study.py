@@ -1,0 +1,169 @@
+"""Runs the whole quality study of a model and writes docs/RESULTS.md from it.
+
+    python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY [MODEL.gguf]
+
+DATA holds wikitext2/wiki.test.raw, wikitext2/wiki.valid.raw, mmlu/ and gsm8k/. Figures are on the test text, every choice of a
+parameter is made on the validation text. Every step keeps its result in STUDY, so that a study that was broken off goes on where it
+stopped; with another model or limit give another folder. Standard library only; several hours on two cores, of which the tasks take most
+(`--without tasks` leaves them out, `--limit` and `--quoted` shorten the texts).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import page
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+# The policies of the main table; prune:k=0 runs no routed expert at all and tells how much they matter.
+MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|2|0"
+PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
+
+
+class Study:
+    """Runs moce, once for each step."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.folder = pathlib.Path(arguments.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model = [arguments.model] if arguments.model else []
+        data = pathlib.Path(arguments.data)
+        self.test, self.valid = (data / "wikitext2" / f"wiki.{part}.raw" for part in ("test", "valid"))
+        self.data = data
+        self.check()
+
+    def check(self):
+        """A folder belongs to one model and one set of limits."""
+        identity = self.moce("inspect", *self.model, "--json")
+        facts = {"limit": self.arguments.limit, "quoted": self.arguments.quoted, "model": json.loads(identity)}
+        path = self.folder / "study.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != facts:
+            sys.exit(f"{self.folder} holds a study of another model or of other limits; give another folder with -o")
+        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    def moce(self, *command):
+        command = [str(part) for part in (self.arguments.moce, *command)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)}: status {done.returncode}")
+        return done.stdout
+
+    def step(self, name, *command):
+        """The JSON that a command prints; from its file if it has run already."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            print(f"{name}: moce {' '.join(map(str, command))}", file=sys.stderr)
+            partial = path.with_suffix(".partial")
+            partial.write_text(self.moce(*command, "--json"), encoding="utf-8")
+            os.replace(partial, path)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def sweep(self, name, grid, *options, limit=None, capacity="50%"):
+        """The rows of a sweep over the test text. It resumes by itself, cell by cell."""
+        return self.step(
+            name, "sweep", *self.model, "-f", self.test, "--routing-grid", grid, "--capacity", capacity,
+            *self.limited(limit), *options, "-o", self.folder / name,
+        )  # fmt: skip
+
+    @staticmethod
+    def limited(limit):
+        return ["--limit", limit] if limit else []
+
+
+def quality(study):
+    """Routing policies on text."""
+    limit, quoted = study.arguments.limit, study.arguments.quoted
+    found = {}
+    found["main"] = study.sweep("main", MAIN, limit=quoted)
+    found["divergence"] = study.sweep("divergence", "balanced;fast;max-rank;cumulative;prune:k=3", "--kl", limit=limit)
+    profile = study.folder / "tuned.profile"
+    found["tune"] = study.step(
+        "tune", "tune", *study.model, "-f", study.valid, "--max-loss", "1%", *study.limited(limit // 2), "-o", profile, "--force"
+    )
+    found["tuned"] = study.step(
+        "tuned", "perplexity", *study.model, "-f", study.test, "--profile", profile, "--kl", *study.limited(quoted)
+    )
+    found["pareto"] = study.sweep("pareto", PARETO, limit=limit)
+    found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
+    found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
+    found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4", limit=limit)
+    found["touch"] = study.sweep("touch", "balanced;fast", "--touch", "weak-first", limit=limit)
+    for start in ("first", "random:1"):
+        name = f"start-{start.split(':')[0]}"
+        found[name] = study.sweep(name, "fast", "--start", start, limit=limit)
+    found["start-saved"] = study.sweep("start-saved", "fast", "--start", saved_start(study), limit=limit)
+    found["long"] = study.sweep("long", "fast", "--window", 4096, "--ctx", 4096, limit=limit)
+    return found
+
+
+def saved_start(study):
+    """What is cached after the validation text's beginning, as a file for --start: a line a layer, least recent first."""
+    path = study.folder / "saved.start"
+    if not path.exists():
+        state = study.folder / "saved.state"
+        prompt = study.folder / "saved.txt"
+        prompt.write_text(study.valid.read_text(encoding="utf-8")[:4000], encoding="utf-8")
+        study.moce("run", *study.model, "-q", "-f", prompt, "-n", 1, "--capacity", "50%", "--cache-state", state)
+        layers = json.loads(state.read_text(encoding="utf-8"))["layers"]
+        lines = (" ".join(map(str, layer["cached"])) for layer in layers)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def evictions(study):
+    """Evictions and Belady's bound on a recorded trace, lossless."""
+    trace = study.folder / "test.trace"
+    if not trace.exists():
+        study.moce("trace", "record", *study.model, "-f", study.test, *study.limited(study.arguments.limit), "-o", trace)
+    return study.step(
+        "evictions", "simulate", trace, "--capacity", "12.5%,25%,50%,75%",
+        "--eviction", "lru,lfu:memory=64,lfu,lfu:memory=1024,s3fifo,score:memory=16,score,score:memory=128",
+    )  # fmt: skip
+
+
+def tasks(study):
+    """Accuracy under original and fast routing, question by question."""
+    found = {}
+    for task, data in (("mmlu", study.data / "mmlu"), ("gsm8k", study.data / "gsm8k")):
+        for routing in ("original", "fast"):
+            name = f"{task}-{routing}"
+            baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
+            found[name] = study.step(
+                name, "eval", task, *study.model, "--data", data, "--routing", routing,
+                "-o", study.folder / f"{name}.jsonl", *baseline,
+            )  # fmt: skip
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", help="GGUF file (default: the demo model)")
+    parser.add_argument("--moce", required=True)
+    parser.add_argument("--data", required=True, help="folder with wikitext2/, mmlu/ and gsm8k/")
+    parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
+    parser.add_argument("--limit", type=int, default=65536, help="tokens of the grids")
+    parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
+    parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, tasks")
+    parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
+    arguments = parser.parse_args()
+    left_out = arguments.without.split(",")
+    study = Study(arguments)
+    found = quality(study)
+    found["evictions"] = None if "evictions" in left_out else evictions(study)
+    found["tasks"] = None if "tasks" in left_out else tasks(study)
+    target = pathlib.Path(arguments.page)
+    plots = target.parent / "images"
+    plots.mkdir(parents=True, exist_ok=True)
+    for sweep, plot in (("pareto", "pareto-50--lru.svg"), ("main", "usage.svg")):
+        shutil.copyfile(study.folder / sweep / plot, plots / f"{sweep}.svg")
+    target.write_text(page.write(found, arguments), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
