@@ -140,7 +140,7 @@ def main():
     parser.add_argument("--limits", default="4608,2970", help="memory limits in MiB")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--decode", type=int, default=32, help="tokens")
+    parser.add_argument("--decode", type=int, default=32, help="tokens; 0 leaves decoding out")
     parser.add_argument("--prompt", type=int, default=512, help="tokens; 0 leaves prompts out")
     parser.add_argument("--text", default=README, help="where the prompt is taken from (default: the README)")
     arguments = parser.parse_args()
@@ -150,7 +150,7 @@ def main():
         if arguments.prompt:
             prompt.write(text_of(arguments, arguments.prompt))
             prompt.flush()
-        figures = [("decode", arguments.decode)] + ([("prompt", arguments.prompt)] if arguments.prompt else [])
+        figures = [figure for figure in (("decode", arguments.decode), ("prompt", arguments.prompt)) if figure[1]]
         for index in range(arguments.rounds):
             for limit in [int(limit) << 20 for limit in arguments.limits.split(",")]:
                 print(f"round {index + 1}, {limit >> 20} MiB, load {os.getloadavg()[0]:.1f}", file=sys.stderr)

@@ -48,7 +48,7 @@ def policies(rows, base=None):
     )  # fmt: skip
 
 
-def main_part(found, arguments):
+def main_part(found, facts):
     rows = found["main"]
     alone = by_routing(rows)["prune:k=0"]
     tuned, tune = found["tuned"], found["tune"]
@@ -56,7 +56,8 @@ def main_part(found, arguments):
     interval = tuned["perplexity_rise_interval"]
     text = f"""## Routing policies
 
-WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 as [METHOD.md](METHOD.md) says, half of the experts cached (30 of 60), LRU, the policy on every token;
+WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 (the last token of the one before as
+context), half of the experts cached ({facts['experts']['count'] // 2} of {facts['experts']['count']}), LRU, the policy on every token;
 caches start empty in each window. Intervals by paired bootstrap over windows.
 
 {policies(shown)}
@@ -71,7 +72,7 @@ token in {percent(tuned['top1_agreement'])} of the cases."""
     return text
 
 
-def divergence_part(found, _):
+def divergence_part(found, facts):
     rows = [row for row in found["divergence"] if row["kl_mean"] is not None]
     body = [(row["routing"], f"{row['kl_mean']:.4f}", percent(row["top1_agreement"]), rise(row)) for row in rows]
     return f"""## How far the policies move what the model expects
@@ -81,7 +82,7 @@ D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens.
 {table(["routing", "KL, nats a token", "same likeliest token", "rise of perplexity"], body)}"""
 
 
-def pareto_part(found, _):
+def pareto_part(found, facts):
     rows = [row for row in found["pareto"] if row["on_front"]]
     return f"""## Quality against misses
 
@@ -92,7 +93,7 @@ First {rows[0]['tokens']:,} tokens. Filled points are not beaten by another one:
 {policies(rows, original(found['pareto']))}"""
 
 
-def capacity_part(found, _):
+def capacity_part(found, facts):
     capacities = list(dict.fromkeys(row["capacity"] for row in found["capacity"]))
     body = []
     for capacity in capacities:
@@ -105,7 +106,7 @@ def capacity_part(found, _):
 {table(["cached", "routing", "misses", "misses gone", "rise (95 %)", "lifetime, tokens"], body)}"""
 
 
-def protected_part(found, _):
+def protected_part(found, facts):
     return f"""## Protected experts (J)
 
 How many of the model's strongest choices always run, with cache-prior at λ = 0.2.
@@ -113,7 +114,7 @@ How many of the model's strongest choices always run, with cache-prior at λ = 0
 {policies(found["protected"])}"""
 
 
-def evictions_part(found, _):
+def evictions_part(found, facts):
     if not found["evictions"]:
         return ""
     cells = found["evictions"]["cells"]
@@ -137,17 +138,17 @@ Original routing, one trace of the test text's first {cells[0]['total']['tokens'
 {verdict}"""
 
 
-def ranks_part(found, _):
+def ranks_part(found, facts):
     rows = sorted((row for row in found["ranks"] if row["routing"] != "original"), key=lambda row: row["routing"])
     body = [(index, f"{row['perplexity']:.3f}", rise(row)) for index, row in enumerate(rows, 1)]
     return f"""## Which choices matter
 
-One of the four choices of every token and layer replaced by an expert that the router did not choose (`swap`).
+One of the {facts['experts']['per_token']} choices of every token and layer replaced by an expert that the router did not choose (`swap`).
 
 {table(["rank replaced", "perplexity", "rise (95 %)"], body)}"""
 
 
-def touch_part(found, _):
+def touch_part(found, facts):
     body = []
     for routing, weak in by_routing(found["touch"]).items():
         strong = by_routing(found["capacity"], "50%")[routing]
@@ -159,10 +160,10 @@ The paper touches a token's experts strongest first, so that the weakest ends mo
 {table(["routing", "misses, strong first", "weak first", "rise, strong first", "weak first"], body)}"""
 
 
-def start_part(found, _):
+def start_part(found, facts):
     body = []
     for name, rows in (
-        ("empty", by_routing(found["capacity"], "50%")), ("experts 0 to 29", by_routing(found["start-first"])),
+        ("empty", by_routing(found["capacity"], "50%")), ("the first of each layer", by_routing(found["start-first"])),
         ("drawn by chance", by_routing(found["start-random"])), ("saved after another text", by_routing(found["start-saved"])),
     ):  # fmt: skip
         fast = next(row for row in rows.values() if row["routing"].startswith("cache-prior:lambda=0.2"))
@@ -174,7 +175,7 @@ What is cached where each window of 1,024 tokens begins.
 {table(["start", "original: misses", "fast: misses", "fast: rise"], body)}"""
 
 
-def long_part(found, _):
+def long_part(found, facts):
     short = by_routing(found["capacity"], "50%")
     body = []
     for routing, row in by_routing(found["long"]).items():
@@ -186,7 +187,7 @@ Windows of 4,096 tokens instead of 1,024: the cache lives on, and so would any d
 {table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096"], body)}"""
 
 
-def tasks_part(found, _):
+def tasks_part(found, facts):
     if not found["tasks"]:
         return ""
     body = []
@@ -212,16 +213,19 @@ PARTS = [
 ]  # fmt: skip
 
 
-def write(found, arguments):
+def write(found, facts, arguments):
+    experts = facts["experts"]
     options = [f"--limit {arguments.limit}"]
     options += [f"--quoted {arguments.quoted}"] if arguments.quoted else []
     options += [f"--without {arguments.without}"] if arguments.without else []
+    options += [arguments.model] if arguments.model else []
+    name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"
     head = f"""# What cache-aware routing costs and saves
 
 Written by one command, from the runs it makes (`bench/quality/study.py --help`):
 
     python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY {' '.join(options)}
 
-The model is the demo model ([models/README.md](../models/README.md)): qwen2moe, 30 layers, 60 experts, 4 a token. It is small, and a shared expert does most of its
-work; what holds for it need not hold for a large model: `moce tune` and `moce sweep` measure yours."""
-    return "\n\n".join([head, *filter(None, (part(found, arguments) for part in PARTS))]) + "\n"
+The model: {name} ({facts['architecture']}, {experts['layers']} layers with {experts['count']} experts, {experts['per_token']} a token, {facts['parameters'] / 1e6:.0f} million
+parameters). What holds for it need not hold for another one: `moce tune` and `moce sweep` measure yours."""
+    return "\n\n".join([head, *filter(None, (part(found, facts) for part in PARTS))]) + "\n"

@@ -9,6 +9,7 @@ stopped; with another model or limit give another folder. Standard library only;
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -25,6 +26,13 @@ MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|2|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
 
 
+def write(path, text):
+    """A file that is whole or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 class Study:
     """Runs moce, once for each step."""
 
@@ -39,13 +47,15 @@ class Study:
         self.check()
 
     def check(self):
-        """A folder belongs to one model and one set of limits."""
-        identity = self.moce("inspect", *self.model, "--json")
-        facts = {"limit": self.arguments.limit, "quoted": self.arguments.quoted, "model": json.loads(identity)}
+        """A folder belongs to one model, one version of moce and one set of texts."""
+        self.facts = json.loads(self.moce("inspect", *self.model, "--json"))
+        texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.test, self.valid)}
+        model = {key: value for key, value in self.facts.items() if key != "file"}
+        facts = {"moce": self.moce("--version").strip(), "model": model, "texts": texts}
         path = self.folder / "study.json"
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != facts:
-            sys.exit(f"{self.folder} holds a study of another model or of other limits; give another folder with -o")
-        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            sys.exit(f"{self.folder} holds a study of another model, version or text; give another folder with -o")
+        write(path, json.dumps(facts, indent=1))
 
     def moce(self, *command):
         command = [str(part) for part in (self.arguments.moce, *command)]
@@ -55,14 +65,18 @@ class Study:
         return done.stdout
 
     def step(self, name, *command):
-        """The JSON that a command prints; from its file if it has run already."""
+        """The JSON that a command prints; from its file if the same command has run already."""
         path = self.folder / f"{name}.json"
-        if not path.exists():
-            print(f"{name}: moce {' '.join(map(str, command))}", file=sys.stderr)
-            partial = path.with_suffix(".partial")
-            partial.write_text(self.moce(*command, "--json"), encoding="utf-8")
-            os.replace(partial, path)
-        return json.loads(path.read_text(encoding="utf-8"))
+        command = list(map(str, command))
+        if path.exists():
+            step = json.loads(path.read_text(encoding="utf-8"))
+            if step["command"] != command:
+                sys.exit(f"{path} holds the result of another command: {' '.join(step['command'])}; give another folder with -o")
+            return step["result"]
+        print(f"{name}: moce {' '.join(command)}", file=sys.stderr)
+        result = json.loads(self.moce(*command, "--json"))
+        write(path, json.dumps({"command": command, "result": result}))
+        return result
 
     def sweep(self, name, grid, *options, limit=None, capacity="50%"):
         """The rows of a sweep over the test text. It resumes by itself, cell by cell."""
@@ -92,7 +106,7 @@ def quality(study):
     found["pareto"] = study.sweep("pareto", PARETO, limit=limit)
     found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
-    found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4", limit=limit)
+    found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
     found["touch"] = study.sweep("touch", "balanced;fast", "--touch", "weak-first", limit=limit)
     for start in ("first", "random:1"):
         name = f"start-{start.split(':')[0]}"
@@ -107,12 +121,13 @@ def saved_start(study):
     path = study.folder / "saved.start"
     if not path.exists():
         state = study.folder / "saved.state"
+        state.unlink(missing_ok=True)  # or it would be taken up
         prompt = study.folder / "saved.txt"
         prompt.write_text(study.valid.read_text(encoding="utf-8")[:4000], encoding="utf-8")
         study.moce("run", *study.model, "-q", "-f", prompt, "-n", 1, "--capacity", "50%", "--cache-state", state)
         layers = json.loads(state.read_text(encoding="utf-8"))["layers"]
         lines = (" ".join(map(str, layer["cached"])) for layer in layers)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -134,9 +149,12 @@ def tasks(study):
         for routing in ("original", "fast"):
             name = f"{task}-{routing}"
             baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
+            answers = study.folder / f"{name}.jsonl"
+            if answers.exists() and not (study.folder / f"{name}.json").exists():
+                answers.rename(answers.with_name(answers.name + ".partial"))  # all asked, but not yet counted
             found[name] = study.step(
                 name, "eval", task, *study.model, "--data", data, "--routing", routing,
-                "-o", study.folder / f"{name}.jsonl", *baseline,
+                "-o", answers, *baseline,
             )  # fmt: skip
     return found
 
@@ -152,6 +170,8 @@ def main():
     parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, tasks")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
+    if arguments.limit < 8192 or (arguments.quoted or 8192) < 2048:
+        parser.error("--limit of at least 8192 and --quoted of at least 2048 tokens: intervals need windows")
     left_out = arguments.without.split(",")
     study = Study(arguments)
     found = quality(study)
@@ -160,9 +180,8 @@ def main():
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)
-    for sweep, plot in (("pareto", "pareto-50--lru.svg"), ("main", "usage.svg")):
-        shutil.copyfile(study.folder / sweep / plot, plots / f"{sweep}.svg")
-    target.write_text(page.write(found, arguments), encoding="utf-8")
+    shutil.copyfile(study.folder / "pareto" / "pareto-50--lru.svg", plots / "pareto.svg")
+    write(target, page.write(found, study.facts, arguments))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ fn studies_are_not_mixed() {
     std::fs::write(at("text"), TEXT).unwrap();
     std::fs::write(at("other"), TEXT.to_uppercase()).unwrap();
     sweep(&at("text"), "original", &at("out"), &[]);
+    let same = [at("text"), at("out")];
+    let [text, out] = same.each_ref().map(|path| path.to_str().unwrap());
+    let again = ["sweep", "-q", "-f", text, "--window", "32", "--routing-grid", "original", "-o", out];
+    for other in [&["--touch", "weak-first"][..], &["--start", "first"], &["--kl"], &["--kv", "q8_0"]] {
+        assert!(refused(&[&again[..], other].concat(), 1).contains("another study"), "{other:?}");
+    }
     let (text, out) = (at("other"), at("out"));
     let (text, out) = (text.to_str().unwrap(), out.to_str().unwrap());
     let fixed = ["sweep", "-q", "-f", text, "--window", "32", "--routing-grid", "original", "-o", out];
@@ -63,4 +69,22 @@ fn studies_are_not_mixed() {
     );
     let merged = at("merged");
     assert!(refused(&["sweep", "merge", text, "-o", merged.to_str().unwrap()], 1).contains("cells"));
+}
+
+#[test]
+fn original_routing_runs_along_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text"), TEXT).unwrap();
+    let rows = sweep(&at("text"), "cache-prior:lambda=0.4", &at("out"), &["--kl", "--json"]);
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+    let (original, lossy): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["routing"] == "original");
+    assert!(original.iter().all(|row| row["kl_mean"].is_null() && row["perplexity_rise"] == 0.0));
+    for row in lossy {
+        assert!(row["kl_mean"].as_f64().unwrap() > 0.0 && row["top1_agreement"].as_f64().unwrap() <= 1.0);
+        let interval = &row["perplexity_rise_interval"];
+        let [low, rise, high] =
+            [&interval["low"], &row["perplexity_rise"], &interval["high"]].map(|x| x.as_f64().unwrap());
+        assert!(low <= rise && rise <= high, "{row}");
+    }
 }

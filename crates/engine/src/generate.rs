@@ -110,14 +110,14 @@ pub fn generate(
     let engine = session.engine().clone();
     let before = Meter::read(session);
     let mut last = (before, 0);
-    let all = session.prompt_while(prompt, &mut |session, prompt_left| {
+    let flow = session.prompt_while(prompt, &mut |session, prompt_left| {
         let now = (Meter::read(session), prompt.len() - prompt_left);
         let cost = now.0.since(&last.0, Phase::Prompt, now.1 - last.1);
         last = now;
         receive(Piece { text: "", cost, prompt_left })
     })?;
     let between = Meter::read(session);
-    if all.is_break() {
+    if flow.is_break() {
         return Ok(Generation {
             text: String::new(),
             token_ids: Vec::new(),
@@ -136,7 +136,7 @@ pub fn generate(
     let mut output = Output { text: String::new(), sent: 0, stop: &options.stop };
     let mut token_ids = Vec::new();
     let mut run = 0;
-    last = (Meter::read(session), run);
+    let mut last = (Meter::read(session), run);
     let stop_reason = loop {
         if token_ids.len() == options.max_tokens {
             break StopReason::MaxTokens;

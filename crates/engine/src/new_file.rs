@@ -1,4 +1,5 @@
-//! Files that are whole or not there: written under a temporary name in the same folder, renamed at the end.
+//! Files that are whole or not there: written under a temporary name in the same folder, renamed at the end. (Models, which are large,
+//! have a rule of their own in moce-gguf: what a killed writer left is found again and written over.)
 
 use std::io::{BufWriter, Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ impl NewFile {
     pub fn finish(self) -> Result<()> {
         let NewFile { path, overwrite, writer } = self;
         let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        // Or after a power cut the name could belong to an empty file.
+        file.as_file().sync_all()?;
         let renamed = if overwrite { file.persist(&path) } else { file.persist_noclobber(&path) };
         renamed.map(drop).map_err(|refused| refused.error)
     }

@@ -67,6 +67,8 @@ pub struct MemoryPlan {
     pub dense_bytes: u64,
     /// Keys and values of all sessions that were asked for.
     pub kv_bytes: u64,
+    /// How they are kept.
+    pub kv_type: KvType,
     /// Buffers of a step.
     pub scratch_bytes: u64,
     /// Slots that experts pass through.
@@ -293,6 +295,7 @@ impl Planner<'_> {
             program_bytes: self.program_bytes,
             dense_bytes: self.dense.bytes,
             kv_bytes: kv.bytes(self.h.layers)? as u64 * self.wishes.sessions as u64,
+            kv_type: kv.kv_type,
             scratch_bytes: self.scratch(context, chunk).bytes(self.h, self.cpu) as u64,
             staging_bytes: Arena::bytes_for(staging_class) as u64,
             slot_bytes: Arena::bytes_for(layers) as u64,

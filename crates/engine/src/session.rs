@@ -233,13 +233,13 @@ impl Session {
     /// There are no tokens, one is outside the vocabulary, they do not fit the context, or a step fails. After a failed step the session
     /// takes no tokens until it is cleared.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        let all = self.prompt_while(tokens, &mut |_, _| ControlFlow::Continue(()))?;
-        debug_assert!(all.is_continue());
+        let flow = self.prompt_while(tokens, &mut |_, _| ControlFlow::Continue(()))?;
+        debug_assert!(flow.is_continue());
         Ok(())
     }
 
     /// As [`Session::prompt`], asking after each chunk but the last whether to go on, with the number of tokens that are left. After a
-    /// break the session holds the tokens that were run, and no logits for them.
+    /// break the session holds the tokens that were run, and the logits are as before.
     ///
     /// # Errors
     /// As [`Session::prompt`].

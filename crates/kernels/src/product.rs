@@ -1,7 +1,8 @@
 //! Matrix products: many matrices and their activation vectors in one parallel region.
 //!
 //! This file checks operands, cuts the work into contiguous ranges of rows, one a worker, and walks a range in an order that
-//! suits the caches. The arithmetic is in `arch/*/product` (quantised weights) and `arch/*/product_float`.
+//! suits the caches. The arithmetic is in `arch/*/product` (quantised weights), `arch/*/product_float`, and for plain rows times one vector
+//! in `arch/x86_64/avx2/product_plain`.
 //!
 //! Each output element is one sequence of operations over its row (NUMBERS.md), so that no cut changes its bits.
 
@@ -88,14 +89,14 @@ impl Operands<'_> {
     }
 
     /// Estimated time of one row, in 1/48 cycles: reading it from memory at 4 bytes a cycle, or computing at 48 products a cycle,
-    /// whichever is more. Float rows compute at a quarter of that; plain quantised ones are put in order on the way, or take a quarter
-    /// more as they stand.
+    /// whichever is more. Float rows compute at a quarter of that; plain quantised ones are put in order on the way, or take about a
+    /// third more as they stand.
     fn row_cost(&self, isa: Isa) -> usize {
         let read = self.weights.row_bytes() * 12;
         let compute = self.weights.columns * self.tokens();
         match (self.is_float(), self.weights.layout) {
             (true, _) => read.max(4 * compute),
-            (false, Layout::Plain) if tile::as_it_stands(isa, self) => read.max(compute) * 5 / 4,
+            (false, Layout::Plain) if tile::as_it_stands(isa, self) => read.max(compute) * 4 / 3,
             (false, Layout::Plain) => read + read.max(compute),
             (false, _) => read.max(compute),
         }

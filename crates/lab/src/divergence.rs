@@ -3,7 +3,7 @@
 //! only a piece's logits are kept. All sums in f64, ids ascending.
 
 use crate::Error;
-use crate::likelihood::{likeliest, log_sum_exp, perplexity_rise};
+use crate::likelihood::{PerplexityRise, likeliest, log_sum_exp};
 use crate::statistics::{Interval, bootstrap};
 use moce_engine::Session;
 use moce_engine::routing::{Policy, RoutingOptions};
@@ -110,15 +110,15 @@ impl Reference {
         let agreements: Vec<f64> = self.agreements.iter().map(|&count| count as f64).collect();
         let kl = |sample: &[usize]| mean(&self.kl, sample);
         let agreement = |sample: &[usize]| mean(&agreements, sample);
-        let (rise, rise_interval) = perplexity_rise(policy_nll, &self.nll, window);
+        let rise = PerplexityRise::new(policy_nll, &self.nll, window);
         DivergenceReport {
             kl_mean: kl(&all),
             kl_interval: bootstrap(windows, kl),
             top1_agreement: agreement(&all),
             top1_agreement_interval: bootstrap(windows, agreement),
             original_perplexity: libm::exp(mean(&self.nll, &all)),
-            perplexity_rise: rise,
-            perplexity_rise_interval: rise_interval,
+            perplexity_rise: rise.rise(),
+            perplexity_rise_interval: rise.interval(),
             window_kl: self.kl,
             window_agreements: self.agreements,
             window_original_nll: self.nll,

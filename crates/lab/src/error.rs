@@ -42,8 +42,8 @@ pub enum Error {
         /// What the system or the parser says.
         cause: std::io::Error,
     },
-    /// A sweep's folder holds results of another model, text or window.
-    #[error("{} belongs to another study (another model, text, window or limit); choose another folder", path.display())]
+    /// A sweep's folder holds results of another study.
+    #[error("{} belongs to another study (another model, text, --window, --limit, --bos, --kl, --kv, --touch or --start); choose another folder", path.display())]
     OtherStudy {
         /// The result in question.
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! What logits say of tokens. Sums in f64, ids ascending.
+//! What logits say of tokens, and how the likelihoods of two runs compare. Sums in f64, ids ascending.
 
 use crate::statistics::{Interval, bootstrap};
 
@@ -25,17 +25,38 @@ pub(crate) fn likeliest(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// exp(mean difference of the negative log likelihoods) - 1, for runs over the same windows of so many tokens; the interval is at 95 %, by
-/// paired bootstrap over windows, and absent where there is only one.
-pub(crate) fn perplexity_rise(nll: &[f64], original_nll: &[f64], window: usize) -> (f64, Option<Interval>) {
-    assert_eq!(nll.len(), original_nll.len(), "windows of two runs on one text");
-    let differences: Vec<f64> = nll.iter().zip(original_nll).map(|(one, other)| one - other).collect();
-    let rise = |sample: &[usize]| {
-        let sum: f64 = sample.iter().map(|&window| differences[window]).sum();
-        libm::expm1(sum / (sample.len() * window) as f64)
-    };
-    let all: Vec<usize> = (0..differences.len()).collect();
-    (rise(&all), bootstrap(all.len(), rise))
+/// How much higher one run's perplexity is than another's over the same windows, as a share: exp(mean difference of the negative log
+/// likelihoods) - 1.
+pub(crate) struct PerplexityRise {
+    differences: Vec<f64>,
+    window_tokens: usize,
+}
+
+impl PerplexityRise {
+    /// Of runs with these sums, window by window, over windows of so many tokens.
+    ///
+    /// # Panics
+    /// The runs have different numbers of windows.
+    pub(crate) fn new(nll: &[f64], original_nll: &[f64], window_tokens: usize) -> PerplexityRise {
+        assert_eq!(nll.len(), original_nll.len(), "windows of two runs on one text");
+        let differences = nll.iter().zip(original_nll).map(|(one, other)| one - other).collect();
+        PerplexityRise { differences, window_tokens }
+    }
+
+    /// Over all windows.
+    pub(crate) fn rise(&self) -> f64 {
+        self.of(0..self.differences.len())
+    }
+
+    /// The 95 % interval, by paired bootstrap over windows; `None` where there is only one.
+    pub(crate) fn interval(&self) -> Option<Interval> {
+        bootstrap(self.differences.len(), |sample| self.of(sample.iter().copied()))
+    }
+
+    fn of(&self, windows: impl ExactSizeIterator<Item = usize>) -> f64 {
+        let tokens = windows.len() * self.window_tokens;
+        libm::expm1(windows.map(|window| self.differences[window]).sum::<f64>() / tokens as f64)
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::parser::parse_message_type;
@@ -14,6 +14,7 @@ pub(crate) enum Column {
     Integer(Vec<Option<i64>>),
     Single(Vec<Option<f32>>),
     Double(Vec<Option<f64>>),
+    Boolean(Vec<Option<bool>>),
     Text(Vec<Option<String>>),
 }
 
@@ -23,6 +24,7 @@ impl Column {
             Column::Integer(_) => format!("optional int64 {name};"),
             Column::Single(_) => format!("optional float {name};"),
             Column::Double(_) => format!("optional double {name};"),
+            Column::Boolean(_) => format!("optional boolean {name};"),
             Column::Text(_) => format!("optional binary {name} (utf8);"),
         }
     }
@@ -32,6 +34,7 @@ impl Column {
             Column::Integer(values) => write_values::<Int64Type>(writer, values),
             Column::Single(values) => write_values::<FloatType>(writer, values),
             Column::Double(values) => write_values::<DoubleType>(writer, values),
+            Column::Boolean(values) => write_values::<BoolType>(writer, values),
             Column::Text(values) => {
                 let bytes = |text: &Option<String>| text.as_deref().map(ByteArray::from);
                 write_values::<ByteArrayType>(writer, &values.iter().map(bytes).collect::<Vec<_>>())

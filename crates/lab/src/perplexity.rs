@@ -6,8 +6,7 @@
 
 use crate::Error;
 use crate::divergence::{DivergenceReport, Reference};
-use crate::likelihood::{negative_log_likelihood, perplexity_rise};
-use crate::statistics::Interval;
+use crate::likelihood::{PerplexityRise, negative_log_likelihood};
 use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
@@ -76,9 +75,9 @@ pub struct PerplexityReport {
 }
 
 impl PerplexityReport {
-    /// How much higher than that of original routing on the same windows, as a share, with its 95 % interval.
-    pub fn rise_over(&self, original: &PerplexityReport) -> (f64, Option<Interval>) {
-        perplexity_rise(&self.window_nll, &original.window_nll, self.tokens / self.window_nll.len().max(1))
+    /// Beside original routing on the same windows.
+    pub(crate) fn rise_over(&self, original: &PerplexityReport) -> PerplexityRise {
+        PerplexityRise::new(&self.window_nll, &original.window_nll, self.tokens / self.window_nll.len().max(1))
     }
 }
 

@@ -30,12 +30,10 @@ impl Scoring {
     }
 
     /// What an engine needs for that: unless another context is asked for, a window and its BOS have to fit, and nothing more.
-    pub(crate) fn prepare(&self, engine: &mut EngineOptions, context_asked: bool) {
+    pub(crate) fn prepare(&self, engine: &mut EngineOptions) {
         engine.logit_rows = LOGIT_ROWS;
         engine.spare_slots = true;
         engine.sessions = 1 + usize::from(self.kl);
-        if !context_asked {
-            engine.context = Some(self.window + usize::from(self.bos));
-        }
+        engine.context.get_or_insert(self.window + usize::from(self.bos));
     }
 }

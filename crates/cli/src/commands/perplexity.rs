@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     let text = model_path::read_text(&arguments.file)?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
         options.capacity.get_or_insert(DEFAULT_CAPACITY);
-        arguments.scoring.prepare(options, arguments.options.common.ctx.is_some());
+        arguments.scoring.prepare(options);
     })?;
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();

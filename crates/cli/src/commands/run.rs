@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         status.add(&piece.cost);
         if written.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    drop(status);
+    drop((status, progress));
     // A state or record that cannot be saved costs no output.
     let saved = arguments.cache_state.as_ref().map_or(Ok(()), |path| session.cache_state().write(path));
     let recorded = arguments.recording.finish(&mut session);
@@ -139,8 +139,8 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
     let rate = |phase: &PhaseReport| format!("{} tokens, {:.1} tokens/s", phase.tokens, phase.tokens_per_second());
     let mut line = format!("prompt: {} | generation: {}", rate(&generation.prompt), rate(&generation.generation));
     let routing = engine.routing();
-    if engine.plan().streams() {
-        let tokens = generation.generation.tokens.max(1) as u64;
+    if engine.plan().streams() && generation.generation.tokens > 0 {
+        let tokens = generation.generation.tokens as u64;
         line += &format!(
             " | hits: {:.1} % | flash: {} a token, {:.0} % of the time waiting",
             100.0 * (1.0 - generation.generation.counts.miss_rate()),

@@ -128,7 +128,7 @@ fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(arguments.model.as_deref())?;
     let mut options =
         arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
-    arguments.scoring.prepare(&mut options, arguments.options.ctx.is_some());
+    arguments.scoring.prepare(&mut options);
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
     Ok(engine)

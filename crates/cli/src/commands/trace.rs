@@ -9,9 +9,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
+#[cfg(feature = "parquet")]
+use moce_lab::export_parquet;
 use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -273,9 +275,6 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[cfg(feature = "parquet")]
-use moce_lab::export_parquet;
-
 #[cfg(not(feature = "parquet"))]
 fn export_parquet(_: TraceReader<BufReader<File>>, _: bool, _: &mut NewFile) -> anyhow::Result<u64> {
     bail!("this moce was built without Parquet; build it with --features parquet, or export to a .csv")
@@ -294,8 +293,10 @@ fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
 }
 
 fn new_file(path: &Path, force: bool) -> anyhow::Result<NewFile> {
-    if !force && path.exists() {
-        bail!("{} exists already; give another name or --force", path.display());
+    match NewFile::create(path, force) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{} exists already; give another name or --force", path.display())
+        }
+        created => created.with_context(|| format!("cannot write {}", path.display())),
     }
-    NewFile::create(path, force).with_context(|| format!("cannot write {}", path.display()))
 }

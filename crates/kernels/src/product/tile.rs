@@ -104,7 +104,7 @@ pub(super) fn rows(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output
     } else if operands.is_float() {
         float(isa, operands, rows, output);
     } else if as_it_stands(isa, operands) {
-        plain_rows(operands, rows, output);
+        plain_rows(isa, operands, rows, output);
     } else if weights.layout == Layout::Plain {
         plain(isa, operands, rows, output);
     } else if weights.layout == order {
@@ -197,7 +197,7 @@ fn plain(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Out
 }
 
 /// Plain rows times a single token, as they stand.
-fn plain_rows(operands: &Operands<'_>, rows: Range<usize>, output: &mut Output<'_>) {
+fn plain_rows(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Output<'_>) {
     let weights = &operands.weights;
     let row_bytes = weights.row_bytes();
     let job = PlainRows {
@@ -208,13 +208,13 @@ fn plain_rows(operands: &Operands<'_>, rows: Range<usize>, output: &mut Output<'
         token: operands.input.row_blocks(operands.input_row(0)).as_ptr(),
         output: output.pointer(0, rows.start),
     };
-    // SAFETY: as in `groups`.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        arch::x86_64::avx2::product_plain::rows(weights.format, &job);
+    match isa {
+        // SAFETY: as in `groups`: `Operands::check` has looked at all shapes, and the job's pointers come from slices that hold what
+        // `PlainRows` says.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { arch::x86_64::avx2::product_plain::rows(weights.format, &job) },
+        _ => unreachable!("{isa} has no micro-kernel of {} plain rows", job.rows),
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("only AVX2 computes {} rows as they stand, not this processor", job.rows);
 }
 
 /// Rows of float weights.

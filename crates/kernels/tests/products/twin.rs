@@ -100,6 +100,7 @@ fn every_format_shape_and_batch_has_the_reference_bits() {
             [(1, 32), (7, 64), (16, 32), (17, 96), (40, 544), (33, 1056), (64, 1024)].into_iter().enumerate()
         {
             Case::new(seed as u64, format, rows, columns, 1, false).check(&cpus);
+            Case::new(seed as u64, format, rows, columns, 1, true).check(&cpus);
             Case::new(seed as u64, format, rows, columns, 3, true).check(&cpus);
         }
         for tokens in (1..=17).chain([33, 130]) {
@@ -133,17 +134,30 @@ fn a_negative_zero_survives_a_row_that_ends_inside_sixteen() {
     }
 }
 
+const TOKENS: usize = 21;
+
 #[test]
 fn many_products_of_one_call_read_ranges_and_gathered_rows() {
+    let mut random = Random(6);
+    let gathered: Vec<u32> = (0..11).map(|_| random.below(TOKENS) as u32).collect();
+    let chosen = [Rows::All, Rows::Gather(&gathered), Rows::Range { first: 4, count: 9 }, Rows::Gather(&[]), Rows::All];
+    check_products(chosen, true);
+}
+
+#[test]
+fn single_vectors_of_a_batch_meet_plain_rows() {
+    let single = Rows::Range { first: 20, count: 1 };
+    check_products([Rows::Gather(&[7]), single, Rows::Gather(&[0]), Rows::Gather(&[20]), Rows::Gather(&[3])], false);
+}
+
+/// Several products in one call, the matrices in kernel order or plain.
+fn check_products(chosen: [Rows<'_>; 5], order: bool) {
     const COLUMNS: usize = 192;
-    const TOKENS: usize = 21;
     // Row counts that put cuts between workers inside, between and at the ends of matrices.
     let shapes = [(Format::Q4_0, 48), (Format::Q8_0, 300), (Format::F32, 60), (Format::Q4_1, 5), (Format::Q5_0, 129)];
     let mut random = Random(5);
     let mut values = vec![0.0; TOKENS * COLUMNS];
     random.activations(&mut values, true);
-    let gathered: Vec<u32> = (0..11).map(|_| random.below(TOKENS) as u32).collect();
-    let chosen = [Rows::All, Rows::Gather(&gathered), Rows::Range { first: 4, count: 9 }, Rows::Gather(&[]), Rows::All];
     let matrices: Vec<Vec<u8>> =
         shapes.iter().map(|&(format, rows)| random.weights(format, rows, COLUMNS, false)).collect();
     for cpu in cpus() {
@@ -154,7 +168,10 @@ fn many_products_of_one_call_read_ranges_and_gathered_rows() {
         let layouts: Vec<Layout> = shapes
             .iter()
             .zip(&mut ordered)
-            .map(|(&(format, rows), bytes)| cpu.order(format, rows, COLUMNS, bytes))
+            .map(|(&(format, rows), bytes)| match order {
+                true => cpu.order(format, rows, COLUMNS, bytes),
+                false => Layout::Plain,
+            })
             .collect();
         let tokens: Vec<Vec<usize>> = chosen
             .iter()

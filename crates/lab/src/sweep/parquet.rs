@@ -1,4 +1,4 @@
-//! The results of a sweep as Parquet: the columns of `results.json`.
+//! The results of a sweep as Parquet: the columns of `results.json`, the interval as two.
 
 use super::CellSummary;
 use crate::Error;
@@ -27,6 +27,7 @@ pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
         ("changed_share", number(|row| Some(row.changed_share))),
         ("lifetime_mean", number(|row| Some(row.lifetime_mean))),
         ("tokens_per_second", number(|row| row.tokens_per_second)),
+        ("on_front", Column::Boolean(rows.iter().map(|row| Some(row.on_front)).collect())),
     ]
     .into_iter()
     .unzip();
@@ -35,4 +36,53 @@ pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
     table.write(&columns)?;
     table.finish()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Interval;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::Field;
+    use serde_json::Value;
+
+    #[test]
+    fn parquet_has_the_columns_of_the_json() {
+        let row = CellSummary {
+            name: "50p_lru_balanced".to_owned(),
+            routing: "cache-prior:lambda=0.1".to_owned(),
+            eviction: "lru".to_owned(),
+            capacity: "50%".to_owned(),
+            tokens: 1024,
+            perplexity: 20.5,
+            perplexity_rise: Some(0.01),
+            perplexity_rise_interval: Some(Interval { low: 0.005, high: 0.015 }),
+            kl_mean: None,
+            top1_agreement: None,
+            miss_rate: 0.25,
+            misses_per_token: 30.0,
+            logical_bytes_per_token: 1e6,
+            changed_share: 0.125,
+            lifetime_mean: 40.0,
+            tokens_per_second: None,
+            on_front: true,
+        };
+        let mut expected = serde_json::to_value(&row).unwrap();
+        let fields = expected.as_object_mut().unwrap();
+        let interval = fields.remove("perplexity_rise_interval").unwrap();
+        fields.insert("perplexity_rise_low".to_owned(), interval["low"].clone());
+        fields.insert("perplexity_rise_high".to_owned(), interval["high"].clone());
+        let file = SerializedFileReader::new(bytes::Bytes::from(table(&[row]).unwrap())).unwrap();
+        let row = file.get_row_iter(None).unwrap().next().unwrap().unwrap();
+        let value = |field: &Field| match field {
+            Field::Null => Value::Null,
+            Field::Bool(value) => (*value).into(),
+            Field::Long(value) => (*value).into(),
+            Field::Double(value) => (*value).into(),
+            Field::Str(value) => value.clone().into(),
+            other => panic!("{other}"),
+        };
+        let found: Value = row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect();
+        assert_eq!(found, expected);
+    }
 }

@@ -40,6 +40,8 @@ pub struct Study {
     pub bos: bool,
     /// Whether original routing runs along.
     pub kl: bool,
+    /// How keys and values are kept.
+    pub kv: String,
     /// In which order a token's experts become most recent.
     pub touch: String,
     /// What is cached where a window starts.
@@ -63,6 +65,7 @@ impl Study {
             limit: perplexity.limit,
             bos: perplexity.bos,
             kl: perplexity.kl,
+            kv: plan.kv_type.to_string(),
             touch: grid.base.touch.to_string(),
             start: match &grid.base.start {
                 Start::Given(layers) => format!("given:{:016x}", fnv_1a(format!("{layers:?}").as_bytes())),
@@ -137,7 +140,7 @@ impl Store {
     pub(super) fn publish(&self, timing: Option<TimingModel>) -> Result<Vec<CellSummary>, Error> {
         let results = self.results()?;
         let summaries = summarise(&self.study, &results, timing);
-        files::write_json(&self.folder.join("results.json"), &summaries)?;
+        files::write_json_pretty(&self.folder.join("results.json"), &summaries)?;
         #[cfg(feature = "parquet")]
         files::write(&self.folder.join("results.parquet"), &super::parquet::table(&summaries)?)?;
         for (name, contents) in report::files(&self.study, &results, &summaries) {

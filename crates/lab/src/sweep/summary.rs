@@ -1,6 +1,7 @@
 //! A cell beside the original routing on the same text, and the speed that its misses allow.
 
 use super::store::{CellResult, Study};
+use crate::likelihood::PerplexityRise;
 use crate::statistics::Interval;
 use crate::{PerplexityReport, TimingModel};
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,8 @@ fn row(
 ) -> CellSummary {
     let report = &result.report;
     let bytes = logical_bytes_per_token(study, report);
+    // A file that was meddled with is no reason to stop.
+    let original = original.filter(|original| original.window_nll.len() == report.window_nll.len());
     let rise = original.map(|original| report.rise_over(original));
     CellSummary {
         name: result.name.clone(),
@@ -103,8 +106,8 @@ fn row(
         capacity: result.capacity.clone(),
         tokens: report.tokens,
         perplexity: report.perplexity,
-        perplexity_rise: rise.map(|(rise, _)| rise),
-        perplexity_rise_interval: rise.and_then(|(_, interval)| interval),
+        perplexity_rise: rise.as_ref().map(PerplexityRise::rise),
+        perplexity_rise_interval: rise.as_ref().and_then(PerplexityRise::interval),
         kl_mean: report.divergence.as_ref().map(|divergence| divergence.kl_mean),
         top1_agreement: report.divergence.as_ref().map(|divergence| divergence.top1_agreement),
         miss_rate: report.miss_rate,

@@ -1,6 +1,5 @@
-//! Traces as files for people and other programs: recorded from a text (`record`), described (`info`), written as tables (`export`, `parquet`), made
-//! from
-//! what other engines recorded (`import`). The format itself is `moce-routing`'s (docs/formats/trace.md).
+//! Traces as files for people and other programs: recorded from a text (`record`), described (`info`), written as tables (`export`,
+//! `parquet`), made from what other engines recorded (`import`). The format itself is `moce-routing`'s (docs/formats/trace.md).
 
 mod export;
 mod import;

@@ -25,7 +25,9 @@ pub fn export_parquet<R: Read, W: Write + Send>(
         group.push(&row);
         if group.token.len() < GROUP_ROWS { Ok(()) } else { table.write(&group.take()) }
     })?;
-    table.write(&group.take())?;
+    if !group.token.is_empty() {
+        table.write(&group.take())?;
+    }
     table.finish()?;
     Ok(rows)
 }

@@ -141,7 +141,7 @@ impl Workbench<'_> {
         candidate: Candidate,
     ) -> Result<(Candidate, PerplexityReport), Error> {
         let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-        self.show(Half::First, &candidate, report.rise_over(original).0, report.miss_rate)?;
+        self.show(Half::First, &candidate, report.rise_over(original).rise(), report.miss_rate)?;
         Ok((candidate, report))
     }
 
@@ -174,13 +174,13 @@ impl Workbench<'_> {
         let eviction: EvictionSpec = self.options.base.eviction;
         for (refused, candidate) in candidates.into_iter().map(|one| one.0).chain([own]).enumerate() {
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-            let (rise, interval) = report.rise_over(&original);
-            let upper = interval.ok_or(Error::TooFewWindows { windows: report.window_nll.len() })?.high;
+            let rise = report.rise_over(&original);
+            let upper = rise.interval().ok_or(Error::TooFewWindows { windows: report.window_nll.len() })?.high;
             self.show(Half::Second, &candidate, upper, report.miss_rate)?;
             if upper <= self.options.max_loss || candidate.policy == Policy::Original {
                 let measured = Measured {
                     tokens: report.tokens,
-                    perplexity_rise: rise,
+                    perplexity_rise: rise.rise(),
                     perplexity_rise_upper: upper,
                     miss_rate: report.miss_rate,
                     original_miss_rate: original.miss_rate,

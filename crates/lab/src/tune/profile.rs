@@ -100,7 +100,7 @@ impl Profile {
     /// # Errors
     /// The system refuses.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        files::write_json(path, self)
+        files::write_json_pretty(path, self)
     }
 
     /// The policy.

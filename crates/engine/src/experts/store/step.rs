@@ -11,7 +11,7 @@ use moce_kernels::{Cpu, Layout};
 use std::time::Instant;
 
 /// Tokens of an expert from which putting it into kernel order pays at once; below, it is computed as it stands in the file the first
-/// time, and ordered when it is used again, unless the kernels read plain rows well.
+/// time, and ordered when it is used again, unless it has one token and the kernels read plain rows well (bench/KERNELS.md).
 pub(super) const ORDER_FROM_TOKENS: usize = 4;
 
 impl ExpertStore {
@@ -106,8 +106,9 @@ impl ExpertStore {
     ) -> Result<(), Error> {
         for index in group.clone() {
             let expert = self.queue.experts()[index];
-            let used_before = self.queue.was_resident(index) && !cpu.isa().reads_plain_rows();
-            let pays = used_before || tokens_of(expert) >= ORDER_FROM_TOKENS;
+            let tokens = tokens_of(expert);
+            let well_as_it_stands = tokens == 1 && cpu.isa().reads_plain_rows();
+            let pays = tokens >= ORDER_FROM_TOKENS || (self.queue.was_resident(index) && !well_as_it_stands);
             for slice in projections.iter().map(|&projection| projection as usize) {
                 let shape = self.layers[layer.0].catalogue.projections[slice];
                 let from = self.layouts(layer, expert)[slice];

@@ -169,6 +169,17 @@ fn multiply<F: Unpack>(weights: __m256i, activations: __m256i) -> __m256i {
     }
 }
 
+/// Dot products of the weights themselves: without the 8 or 16 that unsigned codes of some formats are above them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn without_offset(format: Format, dots: __m256i, minus_8_sums: __m256i) -> __m256i {
+    match format {
+        Format::Q4_0 => _mm256_add_epi32(dots, minus_8_sums),
+        Format::Q5_0 => _mm256_add_epi32(dots, _mm256_slli_epi32::<1>(minus_8_sums)),
+        _ => dots,
+    }
+}
+
 /// The micro-kernel: row groups of format `F` times `T` tokens from token `first` of the tile on.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
@@ -222,11 +233,7 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
                 for t in 0..T {
                     let activations = tokens[t].add(block);
                     let minus_8_sums = broadcast(activations, offset_of!(CodeBlock, minus_8_sums));
-                    let dot = match F::FORMAT {
-                        Format::Q4_0 => _mm256_add_epi32(dots[t], minus_8_sums),
-                        Format::Q5_0 => _mm256_add_epi32(dots[t], _mm256_slli_epi32::<1>(minus_8_sums)),
-                        _ => dots[t],
-                    };
+                    let dot = without_offset(F::FORMAT, dots[t], minus_8_sums);
                     let activation_scale = broadcast(activations, offset_of!(CodeBlock, scale));
                     let scale = _mm256_mul_ps(scale, _mm256_castsi256_ps(activation_scale));
                     sums[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), sums[t]);

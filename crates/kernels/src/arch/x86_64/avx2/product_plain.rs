@@ -6,7 +6,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "an index names one register of several arrays")]
 
-use super::product::{Codes, broadcast};
+use super::product::{Codes, broadcast, without_offset};
 use crate::activations::CodeBlock;
 use crate::product::tile::PlainRows;
 use moce_quant::Format;
@@ -152,6 +152,7 @@ unsafe fn load_scales(blocks: &[*const u8; ROWS], offset: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h))
 }
 
+/// The micro-kernel: all rows of format `F` times the token. Its exact twin is `arch/scalar/product.rs`, as that of every order.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn all_rows<F: Unpack>(job: &PlainRows) {
     let block_bytes = F::FORMAT.block_bytes();
@@ -181,11 +182,7 @@ unsafe fn all_rows<F: Unpack>(job: &PlainRows) {
                 }
                 let dot = dots(F::CODES, codes, activations);
                 let minus_8_sums = broadcast(token, offset_of!(CodeBlock, minus_8_sums));
-                let dot = match F::CODES {
-                    Codes::FourBits if F::FORMAT == Format::Q4_0 => _mm256_add_epi32(dot, minus_8_sums),
-                    Codes::FiveBits => _mm256_add_epi32(dot, _mm256_slli_epi32::<1>(minus_8_sums)),
-                    Codes::FourBits | Codes::Signed => dot,
-                };
+                let dot = without_offset(F::FORMAT, dot, minus_8_sums);
                 let activation_scale = _mm256_castsi256_ps(broadcast(token, offset_of!(CodeBlock, scale)));
                 let scale = _mm256_mul_ps(load_scales(&blocks, 0), activation_scale);
                 sums = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), sums);
