@@ -83,5 +83,5 @@ pub use telemetry::Traffic;
 pub use tokenizer::Tokenizer;
 
 pub use moce_flash::{Backend, Direct, Fault, Faults};
-pub use moce_kernels::{CpuOptions, Isa, KvType, Layout, order};
+pub use moce_kernels::{Cpu, CpuOptions, Isa, KvType, Layout, order};
 pub use moce_routing as routing;

@@ -20,6 +20,7 @@ mod feed_forward;
 mod isa;
 mod kv;
 mod lanes;
+mod log_softmax;
 pub mod math;
 mod matrix;
 mod norm;

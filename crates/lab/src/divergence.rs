@@ -3,11 +3,12 @@
 //! only a piece's logits are kept. All sums in f64, ids ascending.
 
 use crate::Error;
-use crate::likelihood::{PerplexityRise, likeliest, log_sum_exp};
+use crate::likelihood::{PerplexityRise, likeliest};
 use crate::statistics::{Interval, bootstrap};
 use moce_engine::Session;
 use moce_engine::routing::{Policy, RoutingOptions};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Logits kept between the two passes take about so much.
 const KEPT_BYTES: usize = 16 << 20;
@@ -78,6 +79,8 @@ impl Reference {
     ) -> Result<f64, Error> {
         let Reference { session, rows, kept, .. } = self;
         session.restart();
+        let engine = Arc::clone(session.engine());
+        let cpu = engine.cpu();
         let vocabulary = session.logits().len();
         let (mut policy_nll, mut nll, mut kl, mut agreements) = (0.0, 0.0, 0.0, 0);
         for (index, piece) in input.chunks(*rows).enumerate() {
@@ -87,10 +90,10 @@ impl Reference {
                 let Some(target) = (index * *rows + position).checked_sub(context) else { return };
                 let own = &kept[position * vocabulary..(position + 1) * vocabulary];
                 let target = targets[target] as usize;
-                let (own_log_sum, log_sum) = (log_sum_exp(own), log_sum_exp(logits));
+                let (own_log_sum, log_sum) = (cpu.log_sum_exp(own), cpu.log_sum_exp(logits));
                 nll += own_log_sum - f64::from(own[target]);
                 policy_nll += log_sum - f64::from(logits[target]);
-                kl += divergence(own, own_log_sum, logits, log_sum);
+                kl += cpu.divergence(own, own_log_sum, logits, log_sum);
                 agreements += usize::from(likeliest(own) == likeliest(logits));
             })?;
         }
@@ -123,29 +126,5 @@ impl Reference {
             window_agreements: self.agreements,
             window_original_nll: self.nll,
         }
-    }
-}
-
-/// Σ p · (ln p - ln q), p = softmax(own), q = softmax(other).
-fn divergence(own: &[f32], own_log_sum: f64, other: &[f32], other_log_sum: f64) -> f64 {
-    let terms = own.iter().zip(other).map(|(&own, &other)| {
-        let log_p = f64::from(own) - own_log_sum;
-        libm::exp(log_p) * (log_p - (f64::from(other) - other_log_sum))
-    });
-    terms.sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn divergence_is_that_of_the_textbook() {
-        // p = (3/4, 1/4), q = (1/2, 1/2): 3/4 ln 3/2 + 1/4 ln 1/2.
-        let (p, q) = ([3f32.ln(), 0.0], [5.0f32, 5.0]);
-        let found = divergence(&p, log_sum_exp(&p), &q, log_sum_exp(&q));
-        assert!((found - (0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln())).abs() < 1e-7, "{found}");
-        let back = divergence(&q, log_sum_exp(&q), &p, log_sum_exp(&p));
-        assert!((back - (0.5 * (2.0f64 / 3.0).ln() + 0.5 * 2f64.ln())).abs() < 1e-7, "{back}");
     }
 }

@@ -171,10 +171,11 @@ pub fn perplexity_in(
 
 /// Sum of the negative log likelihoods of `targets`. The first `context` tokens of `input` have none.
 fn score(session: &mut Session, input: &[u32], context: usize, targets: &[u32]) -> Result<f64, Error> {
+    let engine = Arc::clone(session.engine());
     let mut nll = 0.0;
     session.score(input, &mut |position, logits| {
         if let Some(target) = position.checked_sub(context) {
-            nll += negative_log_likelihood(logits, targets[target]);
+            nll += negative_log_likelihood(engine.cpu(), logits, targets[target]);
         }
     })?;
     Ok(nll)

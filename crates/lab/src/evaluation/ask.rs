@@ -13,6 +13,7 @@ use moce_engine::routing::{Counts, Phase};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{GenerateOptions, Sampler, SamplerOptions, Session, Snapshot, Tokenizer, generate};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Asks all questions for which `wanted` gives true, and hands out each outcome; the over-long ones of a subject come after its
 /// others. The session is cleared at every subject.
@@ -152,6 +153,7 @@ impl<'q> Prompt<'q> {
 
     /// Log likelihoods of the continuations: the context once, then what a continuation has beyond its first token.
     fn score(&self, session: &mut Session, cost: &mut Cost) -> Result<Vec<f64>, Error> {
+        let engine = Arc::clone(session.engine());
         cost.of(session, |session| Ok(session.prompt(&self.context[session.position()..])?))?;
         let after_context = session.snapshot();
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
@@ -161,12 +163,13 @@ impl<'q> Prompt<'q> {
                 continue;
             };
             session.go_back(&after_context)?;
-            let mut nll = negative_log_likelihood(session.logits(), first);
+            let mut nll = negative_log_likelihood(engine.cpu(), session.logits(), first);
             if !rest.is_empty() {
                 let input = &continuation[..rest.len()];
                 cost.of(session, |session| {
-                    Ok(session
-                        .score(input, &mut |index, logits| nll += negative_log_likelihood(logits, rest[index]))?)
+                    Ok(session.score(input, &mut |index, logits| {
+                        nll += negative_log_likelihood(engine.cpu(), logits, rest[index])
+                    })?)
                 })?;
             }
             log_likelihoods.push(-nll);
@@ -176,7 +179,8 @@ impl<'q> Prompt<'q> {
 
     /// The same for what has to be cut: a continuation's own length says how much.
     fn score_cut(&self, session: &mut Session, start: &Snapshot, cost: &mut Cost) -> Result<Vec<f64>, Error> {
-        let context_length = session.engine().context();
+        let engine = Arc::clone(session.engine());
+        let context_length = engine.context();
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
         for continuation in &self.continuations {
             let mut input = [&self.context[..], continuation].concat();
@@ -187,10 +191,10 @@ impl<'q> Prompt<'q> {
             let mut nll = 0.0;
             cost.of(session, |session| {
                 session.prompt(context)?;
-                nll += negative_log_likelihood(session.logits(), continuation[0]);
+                nll += negative_log_likelihood(engine.cpu(), session.logits(), continuation[0]);
                 if !rest.is_empty() {
                     session.score(rest, &mut |index, logits| {
-                        nll += negative_log_likelihood(logits, continuation[index + 1]);
+                        nll += negative_log_likelihood(engine.cpu(), logits, continuation[index + 1]);
                     })?;
                 }
                 Ok(())
