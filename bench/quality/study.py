@@ -21,8 +21,12 @@ import page
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
+# Generated questions, 1,000 of each kind, whose templates and numbers are held out of the demo model's training.
+EXERCISES = REPOSITORY / "training" / "exercises" / "test"
+KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems-3"]
+
 # The policies of the main table; prune:k=0 runs no routed expert at all and tells how much they matter.
-MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|2|0"
+MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
 
 
@@ -68,15 +72,26 @@ class Study:
         """The JSON that a command prints; from its file if the same command has run already."""
         path = self.folder / f"{name}.json"
         command = list(map(str, command))
+        shown = list(map(self.shown, command))
         if path.exists():
             step = json.loads(path.read_text(encoding="utf-8"))
-            if step["command"] != command:
+            if step["command"] != shown:
                 sys.exit(f"{path} holds the result of another command: {' '.join(step['command'])}; give another folder with -o")
             return step["result"]
-        print(f"{name}: moce {' '.join(command)}", file=sys.stderr)
-        result = json.loads(self.moce(*command, "--json"))
-        write(path, json.dumps({"command": command, "result": result}))
+        print(f"{name}: moce {' '.join(shown)}", file=sys.stderr)
+        return self.keep(path, shown, json.loads(self.moce(*command, "--json")))
+
+    def keep(self, path, command, result):
+        write(path, self.shown(json.dumps({"command": command, "result": result})))
         return result
+
+    def shown(self, part):
+        """A text as another machine would have it."""
+        shape = pathlib.Path(self.arguments.shape or "SHAPE").parent
+        for folder, name in ((self.folder, "STUDY"), (self.data, "DATA"), (REPOSITORY, "."), (shape, "SHAPE")):
+            if folder.is_absolute() or folder is self.folder:
+                part = part.replace(str(folder), name)
+        return part
 
     def sweep(self, name, grid, *options, limit=None, capacity="50%"):
         """The rows of a sweep over the test text. It resumes by itself, cell by cell."""
@@ -143,9 +158,11 @@ def evictions(study):
 
 
 def tasks(study):
-    """Accuracy under original and fast routing, question by question."""
+    """Accuracy under original and fast routing, question by question: generated questions without examples, MMLU and GSM8K with five."""
     found = {}
-    for task, data in (("mmlu", study.data / "mmlu"), ("gsm8k", study.data / "gsm8k")):
+    asked = [(exercises.stem, exercises, []) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
+    asked += [(task, task, ["--data", study.data / task]) for task in ("gsm8k", "mmlu")]
+    for task, questions, data in asked:
         for routing in ("original", "fast"):
             name = f"{task}-{routing}"
             baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
@@ -153,10 +170,59 @@ def tasks(study):
             if answers.exists() and not (study.folder / f"{name}.json").exists():
                 answers.rename(answers.with_name(answers.name + ".partial"))  # all asked, but not yet counted
             found[name] = study.step(
-                name, "eval", task, *study.model, "--data", data, "--routing", routing,
+                name, "eval", questions, *study.model, *data, "--routing", routing,
                 "-o", answers, *baseline,
             )  # fmt: skip
     return found
+
+
+def speed(study):
+    """A full-size shape with random weights, routed by chance and as the model was on the validation text; llama.cpp beside it."""
+    shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
+    trace = study.folder / "valid.trace"
+    if not trace.exists():
+        study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
+    choice = study.step(
+        "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.1..0.6/6",
+        "--capacity", "50%", *study.limited(study.arguments.limit // 2), "-o", study.folder / "choice",
+    )  # fmt: skip
+    routing = strongest_within(choice, 0.01)
+    found = {"routing": routing, "cells": []}
+    for capacity in ("25%", "50%", "75%"):
+        bench = ["bench", shape, "--capacity", capacity, "--prompt-tokens", 16, "-n", 64, "--ceilings"]
+        name = f"speed-{capacity.rstrip('%')}"
+        chance = study.step(f"{name}-chance", *bench)["cells"]
+        model = study.step(f"{name}-model", *bench, "--replay", trace, "--routing-grid", f"original;{routing}")["cells"]
+        peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"])
+        found["cells"].append({"capacity": capacity, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
+    return found
+
+
+def strongest_within(rows, most):
+    """The policy with the fewest misses whose rise of perplexity is below `most` with 95 % confidence."""
+    within = [row for row in rows if row["routing"] != "original" and row["perplexity_rise_interval"]["high"] <= most]
+    if not within:
+        sys.exit(f"no policy keeps the rise of perplexity within {most}")
+    return min(within, key=lambda row: row["miss_rate"])["routing"]
+
+
+def llama_cpp_beside(study, name, plan_bytes):
+    """Tokens/s of llama.cpp in a memory control group as large as moce's plan: the better of two settings, each the median of three."""
+    path = study.folder / f"{name}-llama-cpp.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))["result"]
+    sys.path.insert(0, str(REPOSITORY / "bench" / "oracles"))
+    import compare_streaming
+
+    limit = (plan_bytes + (1 << 20) - 1) >> 20 << 20
+    arguments = argparse.Namespace(llama_cpp=study.arguments.llama_cpp, model=study.arguments.shape, threads=os.cpu_count())
+    group = compare_streaming.Group(limit)
+    run = lambda policy: compare_streaming.llama_cpp(arguments, group, ("decode", 32), policy)[0]
+    speeds = {policy or "unset": sorted(run(policy) for _ in range(3)) for policy in ("passive", None)}
+    group.remove()
+    best = max(speeds.values(), key=lambda speeds: speeds[1])
+    result = {"limit_bytes": limit, "tokens_per_second": {"median": best[1], "least": best[0], "most": best[2]}}
+    return study.keep(path, ["compare_streaming.py"], result)
 
 
 def main():
@@ -168,6 +234,8 @@ def main():
     parser.add_argument("--limit", type=int, default=65536, help="tokens of the grids")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
     parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, tasks")
+    parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
+    parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
     if arguments.limit < 8192 or (arguments.quoted or 8192) < 2048:
@@ -177,6 +245,7 @@ def main():
     found = quality(study)
     found["evictions"] = None if "evictions" in left_out else evictions(study)
     found["tasks"] = None if "tasks" in left_out else tasks(study)
+    found["speed"] = speed(study) if arguments.shape else None
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)
