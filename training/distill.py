@@ -21,20 +21,33 @@ from .model import COMPUTE, dense_forward, student_forward
 from .settings import EndToEnd, Settings
 from .student import Group
 
+# Tokens whose logits are held at once.
+HEAD_TOKENS = 8_192
+
 
 @dataclass
 class Sequences:
-    """Packed sequences; `weights` [sequences, L] u8 in eighths for the language-model loss of those without teacher."""
+    """Packed sequences [sequences, L]: taught by the base, or with `weights` u8 in eighths for the language-model loss alone.
+
+    `final_states` [sequences, L, D] i16 keeps what the base makes of them (bf16 bits, zeros where not yet known).
+    """
 
     ids: np.ndarray
     final_states: np.ndarray | None = None
     weights: np.ndarray | None = None
 
+    @property
+    def taught(self) -> bool:
+        """Whether the base says what is to be learnt."""
+        return self.weights is None
+
 
 class Subset:
     """The ids of one step's head and what is added to their logits."""
 
-    def __init__(self, ids: np.ndarray, common: torch.Tensor, sampled: int, vocabulary: int, draw: np.random.Generator):
+    def __init__(
+        self, ids: np.ndarray, common: torch.Tensor, sampled: int, vocabulary: int, draw: np.random.Generator, device="cpu"
+    ):
         mine = torch.from_numpy(np.unique(ids).astype("int64"))
         sure = torch.unique(torch.cat([common, mine]))
         rest = torch.ones(vocabulary, dtype=torch.bool)
@@ -46,6 +59,7 @@ class Subset:
         self.place[self.ids] = torch.arange(len(self.ids))
         self.lift = torch.zeros(len(self.ids))
         self.lift[len(sure) :] = float(np.log(len(rest) / sampled))
+        self.ids, self.place, self.lift = (part.to(device) for part in (self.ids, self.place, self.lift))
 
 
 def head_gradient(student, teacher, next_ids, weights, language_share, subset: Subset, embedding):
@@ -63,7 +77,7 @@ def head_gradient(student, teacher, next_ids, weights, language_share, subset: S
     language = weights if teacher is None else weights * language_share
     slope = p * language[:, None]
     slope.scatter_add_(1, places[:, None], -language[:, None])
-    kl = torch.zeros(())
+    kl = torch.zeros((), device=student.device)
     if teacher is not None:
         log_q = torch.log_softmax(F.linear(teacher, rows).float() + subset.lift, -1)
         q = log_q.exp()
@@ -72,15 +86,26 @@ def head_gradient(student, teacher, next_ids, weights, language_share, subset: S
     return slope.to(rows.dtype) @ rows, kl, (nll * weights).sum()
 
 
+def head_gradients(student, teacher, next_ids, weights, language_share, subset: Subset, embedding):
+    """`head_gradient` for all tokens, some at a time: the logits of all would take too much memory."""
+    parts = [
+        head_gradient(student[rows], teacher if teacher is None else teacher[rows], next_ids[rows], weights[rows],
+                      language_share, subset, embedding)
+        for rows in (slice(start, start + HEAD_TOKENS) for start in range(0, len(student), HEAD_TOKENS))
+    ]  # fmt: skip
+    slopes, kls, nlls = zip(*parts)
+    return torch.cat(slopes), sum(kls), sum(nlls)
+
+
 class Run:
     """One stage's state: the student, its data order, its losses; resumable."""
 
     def __init__(self, name, layers, output_norm, base_model, wanted: EndToEnd, settings: Settings, workers, folder: Path):
         self.name, self.wanted, self.settings, self.workers, self.folder = name, wanted, settings, workers, folder
         self.dense_layers, self.ends, self.sizes, self.cos, self.sin = base_model
-        device = str(self.ends["embedding"].device)
-        self.groups = [Group(layer, wanted, device) for layer in layers]
-        self.final = Group({"output_norm": output_norm}, wanted, device)
+        self.device = str(self.ends["embedding"].device)
+        self.groups = [Group(layer, wanted, self.device) for layer in layers]
+        self.final = Group({"output_norm": output_norm}, wanted, self.device)
         self.balances = [
             Balance(wanted.balance, wanted.balance_within, settings.even_within_sequence) for _ in layers
         ]
@@ -89,22 +114,27 @@ class Run:
         self.lock = Lock()
 
     def teacher_states(self, sequences: Sequences, rows: np.ndarray) -> torch.Tensor:
-        """The base's final states [T, D] bf16, from the file or computed and kept."""
-        kept = torch.from_numpy(sequences.final_states[rows]).view(COMPUTE)
-        missing = (kept[:, 0, :8] == 0).all(-1).nonzero().view(-1)
-        if len(missing):
-            ids = torch.from_numpy(sequences.ids[rows[missing.numpy()]].astype("int64")).to(self.ends["embedding"].device)
+        """The base's final states [T, D], from the file or computed (and kept, where there is a file)."""
+
+        def made(of: np.ndarray) -> torch.Tensor:
+            ids = torch.from_numpy(sequences.ids[of].astype("int64")).to(self.device)
             with torch.no_grad():
-                made = dense_forward(ids, self.dense_layers, self.ends, self.sizes, self.cos, self.sin).to(COMPUTE)
-            kept[missing] = made.cpu()
-            for place, states in zip(rows[missing.numpy()], made.view(torch.int16).cpu().numpy()):
-                sequences.final_states[place] = states
-        return kept.view(-1, self.sizes.hidden).to(self.ends["embedding"].device)
+                return dense_forward(ids, self.dense_layers, self.ends, self.sizes, self.cos, self.sin)
+
+        if sequences.final_states is None:
+            states = made(rows)
+        else:
+            states = torch.from_numpy(sequences.final_states[rows]).view(torch.bfloat16)
+            missing = (states[:, 0, :8] == 0).all(-1).nonzero().view(-1)
+            if len(missing):
+                states[missing] = made(rows[missing.numpy()]).bfloat16().cpu()
+                for place, state in zip(rows[missing.numpy()], states[missing].view(torch.int16).numpy()):
+                    sequences.final_states[place] = state
+        return states.view(-1, self.sizes.hidden).to(self.device, COMPUTE)
 
     def task(self, sequences: Sequences, rows: np.ndarray, subset: Subset) -> tuple[float, float, float]:
         """Forward and backward over some sequences; adds gradients; returns sums (KL, NLL, weights)."""
-        ids = torch.from_numpy(sequences.ids[rows].astype("int64")).to(self.ends["embedding"].device)
-        taught = sequences.final_states is not None
+        ids = torch.from_numpy(sequences.ids[rows].astype("int64")).to(self.device)
         if sequences.weights is None:
             weights = torch.ones(ids.shape)
         else:
@@ -112,7 +142,7 @@ class Run:
         # A token's weight is that of predicting it; the last position predicts nothing here.
         weights = torch.cat([weights[:, 1:], torch.zeros(len(rows), 1)], 1).view(-1).to(ids.device)
         next_ids = torch.roll(ids, -1, 1).view(-1)
-        teacher = self.teacher_states(sequences, rows) if taught else None
+        teacher = self.teacher_states(sequences, rows) if sequences.taught else None
 
         pull = torch.zeros((), device=ids.device)
         length = ids.shape[1]
@@ -126,7 +156,7 @@ class Run:
         out = student_forward(ids, layers, ends, self.sizes, self.settings.shape, self.cos, self.sin, watch=watch)
         out = out.view(-1, self.sizes.hidden)
         with torch.no_grad():
-            slope, kl, nll = head_gradient(
+            slope, kl, nll = head_gradients(
                 out.to(COMPUTE), teacher, next_ids, weights, self.wanted.language_share, subset, self.ends["embedding"]
             )
         share = 1 / self.wanted.step_tokens
@@ -164,7 +194,7 @@ class Run:
             ]
             subset = Subset(
                 np.concatenate([s.ids[rows].reshape(-1) for s, rows in picks]),
-                common, wanted.sampled_ids, self.sizes.vocabulary, draw,
+                common, wanted.sampled_ids, self.sizes.vocabulary, draw, self.device,
             )
             results = [f.result() for f in [self.workers.submit(self.task, s, rows, subset) for s, rows in picks]]
             factor = wanted.decay * schedule(self.step_index, steps, wanted.warmup_steps)
@@ -180,8 +210,8 @@ class Run:
 
     def report(self, picks, results, seconds: float, steps: int) -> None:
         """One line a step; the curve keeps step, KL and NLL."""
-        taught = [r for (s, _), r in zip(picks, results) if s.final_states is not None]
-        alone = [r for (s, _), r in zip(picks, results) if s.final_states is None]
+        taught = [r for (s, _), r in zip(picks, results) if s.taught]
+        alone = [r for (s, _), r in zip(picks, results) if not s.taught]
         per = lambda rows, k: sum(r[k] for r in rows) / max(1e-9, sum(r[2] for r in rows)) if rows else float("nan")
         kl, nll, exercise = per(taught, 0), per(taught, 1), per(alone, 1)
         self.curve.append([self.step_index, kl, nll, exercise])
@@ -194,10 +224,11 @@ class Run:
         )
 
     def result(self) -> dict:
-        """The student's tensors and the curve."""
+        """The student's tensors, on the CPU, and the curve."""
+        cpu = lambda group: {name: tensor.cpu() for name, tensor in group.tensors().items()}
         return {
-            "layers": [group.tensors() for group in self.groups],
-            "output_norm": self.final.tensors()["output_norm"],
+            "layers": [cpu(group) for group in self.groups],
+            "output_norm": cpu(self.final)["output_norm"],
             "curve": self.curve,
         }
 

@@ -159,19 +159,19 @@ def measure_exercises(forward, tokenizer, embedding, workers, count: int, shots:
 
 def main() -> None:
     """Prints everything for the base and one stage's student."""
-    from . import checkpoint, student, workers as worker_pool
+    from . import student, workers as worker_pool
     from .base import Base
+    from .make import wanted_settings
     from .model import dense_layers, rope_tables
-    from .settings import Settings
 
     given = {"WINDOWS": "16", "TEXT": "valid", "STAGE": "distill", "EXERCISES": "100"}
     given |= dict(word.split("=", 1) for word in sys.argv[1:])
-    workers, settings, base = worker_pool.start(), Settings(), Base()
+    work = Path(given["WORK"])
+    workers, settings, base = worker_pool.start(), wanted_settings({}, work, "cpu"), Base()
     tokenizer = base.tokenizer()
     dense, ends = dense_layers(base)
     cos, sin = rope_tables(base.sizes, base.sizes.context)
     base_model = (dense, ends, base.sizes, cos, sin)
-    work = Path(given["WORK"])
     text = (Path(given["DATA"]) / "wikitext2" / f"wiki.{given['TEXT']}.raw").read_text(encoding="utf-8")
     count = None if given["WINDOWS"] == "all" else int(given["WINDOWS"])
     if count is not None:

@@ -30,15 +30,15 @@ def student_part(shape) -> Callable:
 class Cache:
     """Keys and values of all layers: [layer][B, kv heads, length, head] bf16."""
 
-    def __init__(self, layers: int, batch: int, length: int, sizes):
+    def __init__(self, layers: int, batch: int, length: int, sizes, device):
         shape = (layers, batch, sizes.kv_heads, length, sizes.head)
-        self.keys, self.values = torch.zeros(shape, dtype=COMPUTE), torch.zeros(shape, dtype=COMPUTE)
+        self.keys, self.values = (torch.zeros(shape, dtype=COMPUTE, device=device) for _ in range(2))
 
 
 def step(ids, position: int, cache: Cache, layers, ends, sizes, cos, sin, feed_forward):
     """One position for all sequences: ids [B] -> logits [B, V] f32."""
     batch, heads, kv_heads, head = len(ids), sizes.heads, sizes.kv_heads, sizes.head
-    x = F.embedding(ids, ends["embedding"]).float()
+    x = F.embedding(ids.to(cos.device), ends["embedding"]).float()
     here = slice(position, position + 1)
     for index, layer in enumerate(layers):
         qkv = F.linear(norm(x, layer["attention_norm"], sizes).to(COMPUTE), layer["qkv"])
@@ -71,8 +71,8 @@ def pick(logits, temperature: float, top_k: int, generator: torch.Generator) -> 
 def packed(prompts: Iterator[list[int]], batch: int, length: int, model, feed_forward, temperature, top_k, seed):
     """[batch, length] ids: prompts with sampled answers, one after another in each sequence."""
     layers, ends, sizes, cos, sin = model
-    generator = torch.Generator().manual_seed(seed)
-    cache = Cache(len(layers), batch, length, sizes)
+    generator = torch.Generator(cos.device).manual_seed(seed)
+    cache = Cache(len(layers), batch, length, sizes, cos.device)
     given = [list(next(prompts)) for _ in range(batch)]
     out = torch.empty(batch, length, dtype=torch.long)
     out[:, 0] = torch.tensor([queue.pop(0) for queue in given])
@@ -90,9 +90,9 @@ def packed(prompts: Iterator[list[int]], batch: int, length: int, model, feed_fo
 def continuations(prompts: list[list[int]], limit: int, model, feed_forward, temperature, top_k, seed):
     """Ids that follow each prompt, up to an end token or `limit`."""
     layers, ends, sizes, cos, sin = model
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(cos.device).manual_seed(seed)
     longest = max(map(len, prompts)) + limit
-    cache = Cache(len(layers), len(prompts), longest, sizes)
+    cache = Cache(len(layers), len(prompts), longest, sizes, cos.device)
     made: list[list[int]] = [[] for _ in prompts]
     ids = torch.tensor([prompt[0] for prompt in prompts])
     for position in range(longest - 1):

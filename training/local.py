@@ -19,7 +19,6 @@ from .settings import Settings
 from .statistics import error_metric, root_mean_square
 
 LEARNT = ("expert_gate_up", "expert_down", "router")
-TASK_TOKENS = 1_024
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
@@ -84,7 +83,7 @@ def split_layers(dense_layers: list[dict], seeded: list[dict], device: str) -> l
     """Dense layers with the shared neurons first and the left-out ones after them, in two down matrices."""
     made = []
     for layer, new in zip(dense_layers, seeded):
-        order = torch.cat([new["shared_rows"], new["left_rows"]])
+        order = torch.cat([new["shared_rows"], new["left_rows"]]).to(device)
         gate, up = layer["gate_up"].chunk(2)
         down = layer["down"][:, order]
         width = len(new["shared_rows"])
@@ -99,10 +98,10 @@ def split_layers(dense_layers: list[dict], seeded: list[dict], device: str) -> l
     return made
 
 
-def teach(pool, final_states: np.ndarray, base_model, seeded, sums, settings: Settings, workers, folder: Path):
+def teach(pool, final_states: np.ndarray | None, base_model, seeded, sums, settings: Settings, workers, folder: Path):
     """Runs or resumes the stage; returns one dictionary of learnt tensors a layer.
 
-    `final_states` [sequences, L, D] i16 (bf16 bits) is filled for the sequences that the stage sees.
+    `final_states` [sequences, L, D] i16 (bf16 bits), if they are kept, is filled for the sequences that the stage sees.
     """
     finished = folder / "local.pt"
     if (done := checkpoint.load(finished)) is not None:
@@ -111,10 +110,10 @@ def teach(pool, final_states: np.ndarray, base_model, seeded, sums, settings: Se
     wanted, device = settings.local, str(ends["embedding"].device)
     layers = split_layers(dense_layers, seeded, device)
     trainers = [
-        LayerTrainer(new, error_metric(sums["sensitivity"][i], wanted.plain_error), settings, device)
+        LayerTrainer(new, error_metric(sums["sensitivity"][i].to(device), wanted.plain_error), settings, device)
         for i, new in enumerate(seeded)
     ]
-    chunk_rows, task_rows = wanted.chunk_tokens // settings.sequence, TASK_TOKENS // settings.sequence
+    chunk_rows, task_rows = wanted.chunk_tokens // settings.sequence, wanted.task_tokens // settings.sequence
     chunks = wanted.tokens // wanted.chunk_tokens
     steps_per_chunk = wanted.chunk_tokens // wanted.step_tokens
     first = 0
@@ -141,7 +140,8 @@ def teach(pool, final_states: np.ndarray, base_model, seeded, sums, settings: Se
 
         with torch.no_grad():
             final = dense_forward(ids, layers, ends, sizes, cos, sin, feed_forward)
-        final_states[start : start + task_rows] = final.to(COMPUTE).view(torch.int16).cpu().numpy()
+        if final_states is not None:
+            final_states[start : start + task_rows] = final.bfloat16().view(torch.int16).cpu().numpy()
         return seen
 
     def learn(index: int, parts: list[tuple], chunk: int) -> None:

@@ -1,11 +1,13 @@
-"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [UNTIL=stage]`.
+"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [SETTINGS=cpu|accelerator] [UNTIL=stage]`.
 
 Runs every stage in order; a stage that is done is skipped, one that was interrupted goes on from its last
-checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it.
+checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
+its package is not installed; DISTILL=N and MIX=N are the tokens of those stages, where an accelerator is lent for a time.
 """
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,40 @@ STAGES = ("data", "statistics", "seeding", "local", "distill", "mix", "export")
 
 def arguments(words: list[str]) -> dict[str, str]:
     """NAME=value words."""
-    known = {"DATA", "WORK", "UNTIL"}
+    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", "DISTILL", "MIX"}
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if unknown := [word for word in words if word.split("=", 1)[0] not in known]:
         sys.exit(f"error: unknown argument {unknown[0]!r}; expected NAME=value with {', '.join(sorted(known))}")
+    if given.get("UNTIL", STAGES[-1]) not in STAGES:
+        sys.exit(f"error: no stage {given['UNTIL']!r}; expected one of {', '.join(STAGES)}")
     if missing := {"DATA", "WORK"} - given.keys():
         sys.exit(f"error: {', '.join(sorted(missing))} missing\nhint: python -m training.make DATA=shared/data WORK=work")
     return {"UNTIL": STAGES[-1]} | given
 
 
-def final_states_file(path: Path, pool: np.ndarray, hidden: int) -> np.ndarray:
+def wanted_settings(given: dict[str, str], work: Path, device: str):
+    """The settings of a run: those that its folder was begun with, else those asked for, else those for this machine."""
+    from .settings import CHOICES
+
+    path = work / "settings"
+    begun = path.read_text().strip() if path.exists() else None
+    name = given.get("SETTINGS") or begun or ("accelerator" if device == "cuda" else "cpu")
+    if name not in CHOICES:
+        sys.exit(f"error: no settings {name!r}; expected one of {', '.join(CHOICES)}")
+    if begun not in (None, name):
+        sys.exit(f"error: {work} was begun with SETTINGS={begun}\nhint: give another folder with WORK")
+    path.write_text(f"{name}\n")
+    settings = CHOICES[name]()
+    for stage in ("distill", "mix"):
+        if tokens := given.get(stage.upper()):
+            settings = replace(settings, **{stage: replace(getattr(settings, stage), tokens=int(tokens))})
+    return settings
+
+
+def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np.ndarray | None:
     """The memory-mapped file of the dense model's final states, zeros where not yet known."""
+    if not settings.keep_states:
+        return None
     shape = (*pool.shape, hidden)
     if path.exists():
         return np.lib.format.open_memmap(path, mode="r+")
@@ -59,11 +84,10 @@ def main() -> None:
     from . import checkpoint, data, distill, export, local, model, sample, seeding, statistics, student
     from . import workers as worker_pool
     from .base import Base
-    from .settings import Settings
 
-    settings = Settings()
     workers, device = worker_pool.start(), worker_pool.device()
-    base = Base()
+    settings = wanted_settings(given, work, device)
+    base = Base(Path(given["BASE"]) if "BASE" in given else None)
     last = STAGES.index(given["UNTIL"])
 
     pool_path = work / "pool-text.npy"
@@ -73,6 +97,7 @@ def main() -> None:
         np.save(beside, pool)
         beside.rename(pool_path)
     pool = np.load(pool_path, mmap_mode="r")
+    exercise_ids, weights = exercise_pool(work, base.tokenizer(), settings)
     if last < STAGES.index("statistics"):
         return
 
@@ -90,9 +115,8 @@ def main() -> None:
         return
 
     sums.pop("inputs"), sums.pop("scales")
-    final_states = final_states_file(work / "pool-text-final.npy", pool, base.sizes.hidden)
+    final_states = final_states_file(work / "pool-text-final.npy", pool, base.sizes.hidden, settings)
     learnt = local.teach(pool, final_states, base_model, seeded, sums, settings, workers, work)
-    torch.set_num_threads(1)
     if last < STAGES.index("distill"):
         return
 
@@ -115,8 +139,7 @@ def main() -> None:
         data_folder, base.tokenizer(), base_model, settings.sampled_batches, settings.sampled_batch,
         settings.sequence, settings.seed, workers, work,
     )
-    states = final_states_file(work / "pool-sampled-final.npy", sampled_ids, base.sizes.hidden)
-    exercise_ids, weights = exercise_pool(work, base.tokenizer(), settings)
+    states = final_states_file(work / "pool-sampled-final.npy", sampled_ids, base.sizes.hidden, settings)
     parts = [
         (text, settings.text_share),
         (distill.Sequences(sampled_ids, states), settings.sampled_share),

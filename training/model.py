@@ -1,8 +1,8 @@
 """The forward pass, dense and Mixture-of-Experts, in the order of the paper; shapes in comments.
 
 T tokens (B sequences of L), D hidden, F feed-forward, N experts, K experts a token, W expert width.
-The residual stream is f32; matrix products take bf16. Weights are plain tensors in dictionaries, so that
-stages decide which of them learn. No cache of keys and values here: generate.py has its own step.
+The residual stream is f32; matrix products take bf16 where the hardware has it, else f32. Weights are plain tensors in
+dictionaries, so that stages decide which of them learn. No cache of keys and values here: generate.py has its own step.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .base import Base, Sizes
 from .settings import Shape
 
-COMPUTE = torch.bfloat16
+COMPUTE = torch.bfloat16 if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def rope_tables(sizes: Sizes, length: int, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,6 +122,23 @@ def route(x: torch.Tensor, router: torch.Tensor, experts_per_token: int):
 
 def routed(x, weights, chosen, gate_up, down):
     """Sum of the chosen experts: x [T, D], weights and chosen [T, K], gate_up [N, D, 2W], down [N, W, D]."""
+    return (routed_densely if x.is_cuda else routed_in_groups)(x, weights, chosen, gate_up, down)
+
+
+def routed_densely(x, weights, chosen, gate_up, down):
+    """All experts for all tokens, with weight 0 where not chosen: more work, in two large products without any order of tokens.
+
+    Experts as narrow as these leave an accelerator idle otherwise, and shapes that no choice changes can be compiled.
+    """
+    experts, hidden, _ = gate_up.shape
+    gate, up = (x @ gate_up.transpose(0, 1).reshape(hidden, -1)).view(len(x), experts, -1).chunk(2, -1)
+    spread = torch.zeros(len(x), experts, dtype=x.dtype, device=x.device).scatter(1, chosen, weights.to(x.dtype))
+    active = F.silu(gate) * up * spread[..., None]
+    return active.flatten(1) @ down.reshape(-1, hidden)
+
+
+def routed_in_groups(x, weights, chosen, gate_up, down):
+    """Each expert for its own tokens."""
     count = chosen.shape[1]
     order = torch.argsort(chosen.reshape(-1), stable=True)
     token = order // count
@@ -181,15 +198,25 @@ def student_feed_forward(h, layer: dict, shape: Shape, with_routed=True, router_
     return out, p, chosen
 
 
+def student_layer(x, layer: dict, sizes: Sizes, shape: Shape, cos, sin, with_routed: bool):
+    """[B, L, D] residual stream -> (after the layer, probabilities [B·L, N], chosen [B·L, K])."""
+    x = x + attention(norm(x, layer["attention_norm"], sizes).to(COMPUTE), layer, sizes, cos, sin)
+    h = norm(x, layer["feed_forward_norm"], sizes).view(-1, sizes.hidden)
+    out, p, chosen = student_feed_forward(h.to(COMPUTE), layer, shape, with_routed, h)
+    return x + out.view(x.shape), p, chosen
+
+
 def student_forward(ids, layers, ends, sizes, shape, cos, sin, with_routed=True, watch=None):
     """[B, L] ids -> [B, L, D] normalised final state; `watch(index, probabilities, chosen)` sees every routing."""
-    batch, length = ids.shape
     x = F.embedding(ids, ends["embedding"]).float()
+    # So that the first layer is compiled as the others are.
+    x.requires_grad_(torch.is_grad_enabled())
     for index, layer in enumerate(layers):
-        x = x + attention(norm(x, layer["attention_norm"], sizes).to(COMPUTE), layer, sizes, cos, sin)
-        h = norm(x, layer["feed_forward_norm"], sizes).view(-1, sizes.hidden)
-        out, p, chosen = student_feed_forward(h.to(COMPUTE), layer, shape, with_routed, h)
+        x, p, chosen = one_layer(x, layer, sizes, shape, cos, sin, with_routed)
         if watch is not None:
             watch(index, p, chosen)
-        x = x + out.view(batch, length, -1)
     return norm(x, ends["output_norm"], sizes)
+
+
+# One compiled layer serves all; a CPU gains nothing from it.
+one_layer = torch.compile(student_layer, dynamic=False) if torch.cuda.is_available() else student_layer

@@ -23,7 +23,7 @@ def split_neurons(activation: torch.Tensor, down: torch.Tensor, shared_width: in
 def constant_direction(x: torch.Tensor) -> torch.Tensor:
     """v with x v close to 1 for every row: lets a router without bias carry one."""
     gram = x.t() @ x / len(x)
-    ridge = 0.01 * gram.diagonal().mean() * torch.eye(gram.shape[0])
+    ridge = 0.01 * gram.diagonal().mean() * torch.eye(gram.shape[0], device=x.device)
     return torch.linalg.solve(gram + ridge, x.mean(0))
 
 
@@ -35,14 +35,14 @@ def cluster_space(x: torch.Tensor, sequence: int, subject_shrink: float) -> torc
     means = by_sequence.mean(1)
     between = means.t() @ means / len(means)
     within = (by_sequence - means[:, None]).square().mean()
-    values, vectors = torch.linalg.eigh(torch.eye(x.shape[1]) + subject_shrink / within * between)
+    values, vectors = torch.linalg.eigh(torch.eye(x.shape[1], device=x.device) + subject_shrink / within * between)
     return scale[:, None] * (vectors * values.rsqrt()) @ vectors.t()
 
 
 def balanced_centres(z: torch.Tensor, count: int, used: int, rounds: int, generator: torch.Generator):
     """Spherical k-means on rows of norm 1, with offsets that even out how often each centre is among the `used` best."""
-    centres = z[torch.randperm(len(z), generator=generator)[:count]].clone()
-    offsets = torch.zeros(count)
+    centres = z[torch.randperm(len(z), generator=generator)[:count].to(z.device)].clone()
+    offsets = torch.zeros(count, device=z.device)
     for turn in range(rounds):
         scores = z @ centres.t()
         step = 0.3 * scores.std() * (1 - turn / rounds) + 0.01
@@ -113,7 +113,7 @@ def make_router(x: torch.Tensor, settings: Settings, generator: torch.Generator)
 
 
 def seed_layer(dense: dict, activation, x, scale, settings: Settings, index: int) -> dict:
-    """One layer's new tensors and its error on the sample's held-out tenth; x [n, D] f32, scale [n]."""
+    """One layer's new tensors, on the CPU, and its error on the sample's held-out tenth; x [n, D] f32, scale [n]."""
     shape = settings.shape
     generator = torch.Generator().manual_seed(settings.seed + index)
     shared, left = split_neurons(activation, dense["down"], shape.shared_width)
@@ -143,29 +143,23 @@ def seed_layer(dense: dict, activation, x, scale, settings: Settings, index: int
     solved = torch.linalg.solve(gram, features[:train].t() @ goal[:train])
     error = (features[train:] @ solved - goal[train:]).square().sum() / goal[train:].square().sum()
 
-    return {
+    made = {
         "shared_rows": shared,
         "left_rows": left,
         "router": router,
         "expert_gate_up": torch.cat([gate_up[neurons], gate_up[feed_forward + neurons]], 1).transpose(1, 2).contiguous(),
         "expert_down": solved.view(shape.experts, shape.expert_width, -1).contiguous(),
-        "held_out_error": error.item(),
-        "miss_rate": misses,
     }
+    return {name: tensor.cpu() for name, tensor in made.items()} | {"held_out_error": error.item(), "miss_rate": misses}
 
 
 def seed(statistics: dict, dense_layers: list[dict], settings: Settings, workers) -> list[dict]:
     """All layers' new tensors; about three minutes on two cores."""
 
     def one(index: int) -> dict:
-        made = seed_layer(
-            dense_layers[index],
-            statistics["activation"][index],
-            statistics["inputs"][index].float(),
-            statistics["scales"][index],
-            settings,
-            index,
-        )
+        dense = dense_layers[index]
+        here = lambda name: statistics[name][index].to(dense["down"].device, torch.float32)
+        made = seed_layer(dense, here("activation"), here("inputs"), here("scales"), settings, index)
         print(
             f"layer {index:2}: held-out error of the left-out part {made['held_out_error']:.3f}, "
             f"LRU miss rate {made['miss_rate']:.3f}",

@@ -3,7 +3,7 @@
 Not here: paths (make.py) and what a stage does with the numbers (the stage's own file).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Local:
 
     tokens: int = 500_000
     chunk_tokens: int = 4_096
+    task_tokens: int = 1_024
     step_tokens: int = 1_024
     # Step sizes are shares of each tensor's root mean square, so that they fit every layer.
     step_size: float = 0.04
@@ -99,3 +100,31 @@ class Settings:
     sampled_batches: int = 12
     sampled_batch: int = 64
     checkpoint_seconds: int = 300
+    # Whether the base's final states are kept on disk (1.1 KB a token) or computed each time.
+    keep_states: bool = True
+
+
+def for_cpu() -> Settings:
+    """About six hours on two cores."""
+    return Settings()
+
+
+def for_accelerator() -> Settings:
+    """A narrower shared expert and forty times the tokens, in steps that fill a large accelerator."""
+    step = {"step_tokens": 65_536, "task_tokens": 32_768, "warmup_steps": 30}
+    return Settings(
+        sequence=512,
+        shape=Shape(shared_width=768),
+        local=Local(tokens=2_097_152, chunk_tokens=32_768, task_tokens=16_384, step_tokens=4_096),
+        distill=replace(Settings().distill, tokens=60_000_000, **step),
+        mix=replace(Settings().mix, tokens=40_000_000, **step),
+        pool_tokens=12_000_000,
+        exercise_tokens=6_000_000,
+        sampled_batches=3,
+        sampled_batch=2_048,
+        checkpoint_seconds=150,
+        keep_states=False,
+    )
+
+
+CHOICES = {"cpu": for_cpu, "accelerator": for_accelerator}

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint
-from .model import dense_activation, dense_forward
+from .model import COMPUTE, dense_activation, dense_forward
 from .settings import Settings
 
 TASK_TOKENS = 1_024
@@ -72,7 +72,7 @@ def gather(pool, base_model, settings: Settings, workers, path: Path) -> dict:
             return out + nudge
 
         final = dense_forward(ids, layers, ends, sizes, cos, sin, feed_forward)
-        logits = F.linear(final.to(torch.bfloat16), ends["embedding"]).view(-1, sizes.vocabulary).float()
+        logits = F.linear(final.to(COMPUTE), ends["embedding"]).view(-1, sizes.vocabulary).float()
         sampled = torch.multinomial(torch.softmax(logits.detach(), -1), 1).view(-1)
         F.cross_entropy(logits, sampled, reduction="sum").backward()
         scaled = [(n.grad.float() * s).view(-1, sizes.hidden) for n, s in zip(nudges, sizes_of)]
@@ -91,6 +91,6 @@ def gather(pool, base_model, settings: Settings, workers, path: Path) -> dict:
 def error_metric(sensitivity: torch.Tensor, plain_share: float) -> torch.Tensor:
     """A square root M [D, D] of the mixed metric: |e M|^2 = (1 - share) e G e^T / mean(G) + share |e|^2."""
     share = sensitivity / (sensitivity.diagonal().mean() + 1e-30)
-    mixed = (1 - plain_share) * share + plain_share * torch.eye(len(share))
+    mixed = (1 - plain_share) * share + plain_share * torch.eye(len(share), device=share.device)
     values, vectors = torch.linalg.eigh(mixed.double())
     return (vectors * values.clamp_min(0).sqrt()).float()

@@ -127,7 +127,8 @@ class Group:
         for name, master in self.masters.items():
             master.copy_(state["masters"][name])
             if state["moments"][name]:
-                self.optimiser.state[master] = {k: v.clone() for k, v in state["moments"][name].items()}
+                moments = state["moments"][name].items()
+                self.optimiser.state[master] = {k: v.clone().to(master.device) for k, v in moments}
         self.renew()
 
 

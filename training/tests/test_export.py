@@ -8,6 +8,7 @@ from gguf.quants import dequantize, quantize
 
 from training.base import Base
 from training.export import to_q4_0, to_q4_1, to_q5_0
+from training.model import COMPUTE
 from training.student import decoded
 
 
@@ -34,4 +35,4 @@ def test_attention_blocks_go_through_unchanged():
         codes, scales, minima = base.blocks(name)
         np.testing.assert_array_equal(to_q4_1(codes, scales, minima), base.raw(name))
         layer = {"o_codes": codes, "o_scales": scales, "o_minima": minima}
-        torch.testing.assert_close(decoded(layer, "o"), base.tensor(name).to(torch.bfloat16))
+        torch.testing.assert_close(decoded(layer, "o"), base.tensor(name).to(COMPUTE))

@@ -14,7 +14,7 @@ from training.distill import Subset, head_gradient, rows_of_task, task_plan
 from training.evaluate import LruMisses, windows
 from training.settings import EndToEnd
 from training.student import Group
-from training.model import CausalAttention, rope_tables, rotate, routed
+from training.model import CausalAttention, rope_tables, rotate, routed_densely, routed_in_groups
 
 
 def test_attention_matches_the_plain_formula_and_its_gradients():
@@ -40,7 +40,8 @@ def test_routed_experts_match_a_loop():
         for expert, weight in zip(chosen[token], weights[token]):
             gate, up = (x[token] @ gate_up[expert]).chunk(2)
             expected[token] += weight * ((F.silu(gate) * up) @ down[expert])
-    torch.testing.assert_close(routed(x, weights, chosen, gate_up, down), expected, rtol=1e-4, atol=1e-5)
+    for way in (routed_in_groups, routed_densely):
+        torch.testing.assert_close(way(x, weights, chosen, gate_up, down), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_half_split_rows_rotate_like_interleaved_pairs():
