@@ -39,7 +39,7 @@ class Small:
     experts_per_token: int = 2
     seed: int = 11
     sequence: int = 256
-    tokens: int = 3_000_000
+    tokens: int = 2_000_000
     step_tokens: int = 4_096
     task_tokens: int = 2_048
     step_size: float = 3e-3

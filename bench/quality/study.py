@@ -4,8 +4,9 @@
 
 DATA holds wikitext2/wiki.test.raw, wikitext2/wiki.valid.raw, mmlu/ and gsm8k/. Figures are on the test text, every choice of a
 parameter is made on the validation text. Every step keeps its result in STUDY, so that a study that was broken off goes on where it
-stopped; with another model or limit give another folder. Standard library only; several hours on two cores, of which the tasks take most
-(`--without tasks` leaves them out, `--limit` and `--quoted` shorten the texts).
+stopped, also on another machine; with another model or limit give another folder. `demo/` beside this file holds what has been measured of the demo
+model. Standard library only; several hours on two cores, of which the tasks take most (`--without tasks` leaves them out, `--limit` and
+`--quoted` shorten the texts).
 """
 
 import argparse
@@ -183,7 +184,7 @@ def speed(study):
     if not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
     choice = study.step(
-        "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.1..0.6/6",
+        "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.2..0.5/4",
         "--capacity", "50%", *study.limited(study.arguments.limit // 2), "-o", study.folder / "choice",
     )  # fmt: skip
     routing = strongest_within(choice, 0.01)

@@ -92,6 +92,32 @@ fn a_model_twice_as_large_as_its_budget_stays_inside() {
     assert!(summary["generation"]["flash_bytes"].as_u64().unwrap() > 0);
 }
 
+/// Scores that are replayed are memory, too.
+#[test]
+fn a_replayed_trace_counts() {
+    let Some(group) = MemoryGroup::new(200 * MIB) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (text, trace) = (folder.path().join("text"), folder.path().join("scores.trace"));
+    std::fs::write(&text, "Some words that are said again and again. ".repeat(120)).unwrap();
+    let moce = |options: &[&str], paths: [(&str, &Path); 2]| {
+        let mut command = group.command(env!("CARGO_BIN_EXE_moce"));
+        command.args(options).arg(demo()).args(["-q", "--json", "--memory", "200MiB"]);
+        for (option, path) in paths {
+            command.arg(option).arg(path);
+        }
+        command.env_remove("MOCE_ISA").env_remove("MOCE_LOG").output().unwrap()
+    };
+    let recorded = moce(&["trace", "record"], [("-f", &text), ("-o", &trace)]);
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    let options = ["bench", "--rounds", "1", "--prompt-tokens", "900", "-n", "8"];
+    let measured = moce(&options, [("--replay", &trace), ("--io", Path::new("auto"))]);
+    assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+    let document: Value = serde_json::from_slice(&measured.stdout).unwrap();
+    let number = |field: &str| document["cells"][0][field].as_u64().unwrap();
+    let (peak, plan) = (number("peak_memory_bytes"), number("memory_plan_bytes"));
+    assert!(peak <= plan && plan <= 200 * MIB, "peak {peak}, plan {plan}");
+}
+
 /// A refusal names the smallest budget; with that one (and a little, since programs differ from start to start) the model runs.
 #[test]
 fn the_smallest_budget_that_is_named_works() {

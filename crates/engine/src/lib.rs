@@ -78,7 +78,7 @@ pub use plan::MemoryPlan;
 pub use record::RoutingRecorder;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, Snapshot};
-pub use tap::{ObservedStep, RoutingObserver};
+pub use tap::{ObservedStep, RoutingObserver, read_scores, read_selections};
 pub use telemetry::Traffic;
 pub use tokenizer::Tokenizer;
 

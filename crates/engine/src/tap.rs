@@ -1,7 +1,7 @@
 //! Between a session's routers and its policy: scores or selections from elsewhere instead of the session's own, and an observer that sees
 //! what was chosen. Without either, a step does and allocates nothing more than before.
 
-use crate::{Engine, Error};
+use crate::Error;
 use moce_routing::{
     Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TraceError, TraceReader,
 };
@@ -10,24 +10,23 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-impl Engine {
-    /// The scores of a trace, as far as a session of this engine can come to need them.
-    ///
-    /// # Errors
-    /// The file cannot be read, is no trace, or holds no scores or no tokens.
-    pub fn read_scores(&self, path: &Path) -> Result<Arc<ScoreReplay>, Error> {
-        let read = |reader| ScoreReplay::read(reader, self.plan().experts.len(), self.context());
-        read_trace(path)?.and_then(read).map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
-    }
+/// The scores of a trace, as far as a session of so many positions comes to need them in a model of so many MoE layers. The plan of an
+/// engine that is opened afterwards counts their memory.
+///
+/// # Errors
+/// The file cannot be read, is no trace, or holds no scores or no tokens.
+pub fn read_scores(path: &Path, moe_layers: usize, positions: usize) -> Result<Arc<ScoreReplay>, Error> {
+    let read = |reader| ScoreReplay::read(reader, moe_layers, positions);
+    read_trace(path)?.and_then(read).map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
+}
 
-    /// The selections of a trace.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is no trace.
-    pub fn read_selections(&self, path: &Path) -> Result<Arc<SelectionReplay>, Error> {
-        let read = read_trace(path)?.and_then(SelectionReplay::read);
-        read.map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
-    }
+/// The selections of a trace. The plan of an engine that is opened afterwards counts their memory.
+///
+/// # Errors
+/// The file cannot be read, or is no trace.
+pub fn read_selections(path: &Path) -> Result<Arc<SelectionReplay>, Error> {
+    let read = read_trace(path)?.and_then(SelectionReplay::read);
+    read.map(Arc::new).map_err(|cause| Error::Trace { path: path.to_owned(), cause })
 }
 
 fn read_trace(path: &Path) -> Result<Result<TraceReader<BufReader<File>>, TraceError>, Error> {

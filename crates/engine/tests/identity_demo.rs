@@ -1,4 +1,5 @@
-//! One set of bits on a real model, however it is streamed: the demo model, or the one that `MOCE_IDENTITY_MODEL` names.
+//! One set of bits on real models, however they are streamed: the demo model, or the one that `MOCE_IDENTITY_MODEL` names, and a small one of
+//! Mixtral's shape.
 //!
 //! Capacity, eviction, prefetch, chunk size, backend, threads and start are varied together in 16 runs: a covering design (an orthogonal
 //! array over four symbols), in which every value of each meets every value of every other. Compared are the logits of all prompt
@@ -10,7 +11,7 @@ use moce_engine::routing::{Phase, RoutingOptions};
 use moce_engine::{
     Backend, Budget, CacheState, Capacity, CpuOptions, Engine, EngineOptions, FlashOptions, Prefetch, Session,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,9 +21,9 @@ const PROMPT: &str =
 const DECODED: usize = 12;
 const CONTEXT: usize = 256;
 
-fn model() -> PathBuf {
-    let demo = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf");
-    std::env::var_os("MOCE_IDENTITY_MODEL").map_or_else(demo, PathBuf::from)
+/// A file among those that ship with the repository.
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name)
 }
 
 /// How a run differs from the others.
@@ -96,12 +97,21 @@ fn bits(session: &mut Session, prompt: &[u32], decoded: &[u32]) -> Vec<u32> {
 
 #[test]
 fn no_way_of_streaming_changes_a_bit() {
-    let path = model();
+    let demo = || shipped("demo-00001-of-00004.gguf");
+    compare_all_ways(&std::env::var_os("MOCE_IDENTITY_MODEL").map_or_else(demo, PathBuf::from));
+}
+
+#[test]
+fn nor_does_any_with_renormalised_weights_and_no_shared_expert() {
+    compare_all_ways(&shipped("mixtral-shape.gguf"));
+}
+
+fn compare_all_ways(path: &Path) {
     // Probes of flash are made once.
     let profiles = tempfile::tempdir().unwrap();
     let flash = FlashOptions { profiles: Some(profiles.path().join("flash.json")), ..FlashOptions::default() };
     let options = EngineOptions { context: Some(CONTEXT), logit_rows: 8, flash, ..EngineOptions::default() };
-    let open = |options: &EngineOptions| Arc::new(Engine::open(&path, options).unwrap());
+    let open = |options: &EngineOptions| Arc::new(Engine::open(path, options).unwrap());
 
     let resident = open(&EngineOptions { memory: Budget::All, chunk: Some(CONTEXT), ..options.clone() });
     assert!(!resident.plan().streams());

@@ -5,7 +5,9 @@
 use moce_engine::routing::{
     Phase, Precision, RoutingOptions, ScoreKind, ScoreReplay, StoredScores, TraceReader, TraceToken,
 };
-use moce_engine::{Capacity, CpuOptions, Engine, EngineOptions, Error, RoutingRecorder, Session};
+use moce_engine::{
+    Capacity, CpuOptions, Engine, EngineOptions, Error, RoutingRecorder, Session, read_scores, read_selections,
+};
 use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::fs::File;
@@ -78,7 +80,7 @@ fn a_recorded_lossy_run_comes_out_the_same_under_any_policy() {
         let mut session = Session::new(&engine).unwrap();
         assert!(run(&mut session, &model.tokens) != expected, "{policy} chooses as the record does");
         let mut session = Session::new(&engine).unwrap();
-        session.replay_selections(engine.read_selections(&model.folder().join("run.trace")).unwrap()).unwrap();
+        session.replay_selections(read_selections(&model.folder().join("run.trace")).unwrap()).unwrap();
         let again = model.folder().join(format!("{policy}-{capacity}.trace"));
         record(&mut session, &again, None);
         assert!(run(&mut session, &model.tokens) == expected, "{policy}, {capacity} cached, chunks of {chunk}");
@@ -134,7 +136,7 @@ fn recorded_scores_route_other_text_as_they_did_the_first() {
     finish(&mut first);
     let recorded = read(&path);
 
-    let replay = engine.read_scores(&path).unwrap();
+    let replay = read_scores(&path, engine.plan().experts.len(), engine.context()).unwrap();
     let mut same = Session::new(&engine).unwrap();
     same.replay_scores(replay.clone()).unwrap();
     assert!(run(&mut same, &model.tokens) == expected, "the model's own scores change a bit");
@@ -166,7 +168,7 @@ fn a_replay_of_another_model_or_text_or_length_is_refused() {
     recorded(&model);
     let path = model.folder().join("run.trace");
     let own = engine(&model, "original", 4, 80);
-    let replay = own.read_selections(&path).unwrap();
+    let replay = read_selections(&path).unwrap();
 
     let mut session = Session::new(&own).unwrap();
     session.replay_selections(replay.clone()).unwrap();
@@ -182,7 +184,7 @@ fn a_replay_of_another_model_or_text_or_length_is_refused() {
     let other = engine(&requantised, "original", 4, 80);
     let mut session = Session::new(&other).unwrap();
     assert!(matches!(session.replay_selections(replay), Err(Error::ReplayModel { .. })));
-    assert!(matches!(other.read_scores(&path), Err(Error::Trace { .. })), "there are no scores in it");
-    let error = other.read_selections(&requantised.path).err().unwrap();
+    assert!(matches!(read_scores(&path, 2, 80), Err(Error::Trace { .. })), "there are no scores in it");
+    let error = read_selections(&requantised.path).err().unwrap();
     assert!(error.to_string().contains("model.gguf"), "{error}");
 }

@@ -1,8 +1,10 @@
 //! Writing down which experts a run chose, and choosing them again.
 
 use clap::{Args, ValueHint};
-use moce_engine::{RoutingRecorder, Session};
+use moce_engine::routing::SelectionReplay;
+use moce_engine::{RoutingRecorder, Session, read_selections};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recorded routing")]
@@ -16,11 +18,20 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
+    /// What is to be replayed. Read before the engine is opened, so that the memory plan counts it.
+    pub(crate) fn read(&self) -> anyhow::Result<Option<Arc<SelectionReplay>>> {
+        Ok(self.replay_routing.as_deref().map(read_selections).transpose()?)
+    }
+
     /// Sets a session that has not begun to record or replay, as asked. Gives the policy that is replayed.
-    pub(crate) fn attach(&self, session: &mut Session, quiet: bool) -> anyhow::Result<Option<String>> {
+    pub(crate) fn attach(
+        &self,
+        replay: Option<Arc<SelectionReplay>>,
+        session: &mut Session,
+        quiet: bool,
+    ) -> anyhow::Result<Option<String>> {
         let mut replayed = None;
-        if let Some(path) = &self.replay_routing {
-            let replay = session.engine().read_selections(path)?;
+        if let Some((replay, path)) = replay.zip(self.replay_routing.as_ref()) {
             if !quiet {
                 let policy = &replay.header().policy;
                 eprintln!("routing: as recorded in {} ({} tokens, {policy})", path.display(), replay.tokens());

@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_convert::{Shape, Synthetic};
-use moce_engine::routing::{Policy, RoutingOptions};
-use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter, packed};
+use moce_engine::routing::{Policy, RoutingOptions, ScoreReplay};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter, packed, read_scores};
 use moce_gguf::Gguf;
 use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
 use moce_quant::Format;
@@ -92,16 +92,19 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         None => model_path::resolve(arguments.model.as_deref())?,
     };
     let gguf = Gguf::open(&path)?;
+    let architecture = packed::architecture(&gguf)?;
     let base =
         arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), RoutingPrompt::Original, || {
             model_context(&path)
         })?;
-    // Opened first, so that every plan counts its memory too.
+    let context = base.context.map_or_else(|| context(arguments, &gguf, &architecture), Ok)?;
+    let layers = gguf.metadata().u32(&format!("{architecture}.block_count"))? as usize;
+    // Both are opened first, so that every plan counts their memory too.
+    let scores = arguments.replay.as_deref().map(|trace| read_scores(trace, layers, context)).transpose()?;
     let mut ceilings = if arguments.ceilings { Ceilings::open(&gguf, &base)? } else { None };
     let mut cells = Vec::new();
     for &memory in &arguments.memory {
-        let options =
-            EngineOptions { memory, context: base.context.or(Some(context(arguments, &gguf)?)), ..base.clone() };
+        let options = EngineOptions { memory, context: Some(context), ..base.clone() };
         let engine = Arc::new(Engine::load(&gguf, &options)?);
         announce(&engine, None, global);
         for policy in arguments.policies() {
@@ -111,7 +114,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
                 _ => Policy::Original,
             };
             let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
-            let measured = measure(&engine, &routing, arguments, global)?;
+            let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
             if let Some(ceilings) = &mut ceilings {
                 ceilings.measure_flash()?;
             }
@@ -136,8 +139,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Just enough positions for prompt and answer, at most the model's.
-fn context(arguments: &Bench, gguf: &Gguf) -> anyhow::Result<usize> {
-    let architecture = packed::architecture(gguf)?;
+fn context(arguments: &Bench, gguf: &Gguf, architecture: &str) -> anyhow::Result<usize> {
     let model = gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize;
     let needed = arguments.prompt_tokens + arguments.tokens + 1;
     if needed > model {
@@ -154,6 +156,7 @@ fn context(arguments: &Bench, gguf: &Gguf) -> anyhow::Result<usize> {
 fn measure(
     engine: &Arc<Engine>,
     routing: &RoutingOptions,
+    replay: Option<Arc<ScoreReplay>>,
     arguments: &Bench,
     global: &Global,
 ) -> anyhow::Result<BenchReport> {
@@ -170,7 +173,7 @@ fn measure(
         rounds: arguments.rounds,
         seed: arguments.seed,
         routing: routing.clone(),
-        replay: arguments.replay.as_deref().map(|trace| engine.read_scores(trace)).transpose()?,
+        replay,
     };
     let show = !global.quiet && report::stderr_is_interactive();
     let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };

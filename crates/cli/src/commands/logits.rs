@@ -32,10 +32,11 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
+    let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
     let mut session = Session::new(&engine)?;
-    arguments.recording.attach(&mut session, global.quiet)?;
+    arguments.recording.attach(replay, &mut session, global.quiet)?;
     session.prompt(&prompt)?;
     arguments.recording.finish(&mut session)?;
     let logits = session.logits();

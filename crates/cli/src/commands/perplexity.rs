@@ -33,6 +33,7 @@ pub(super) const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
 
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;
+    let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
         options.capacity.get_or_insert(DEFAULT_CAPACITY);
         arguments.scoring.prepare(options);
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();
     let mut session = Session::new(&engine)?;
-    arguments.recording.attach(&mut session, global.quiet)?;
+    arguments.recording.attach(replay, &mut session, global.quiet)?;
     let report = perplexity_in(&mut session, &text, &arguments.scoring.options(), &mut |scored, all, nll| {
         bar.set_length(all as u64);
         bar.set_position(scored as u64);

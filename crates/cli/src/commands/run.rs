@@ -55,6 +55,7 @@ pub(crate) struct Run {
 
 pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let (text, built_in) = prompt::read(arguments)?;
+    let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&text)?;
     let sampling = arguments.sampling.sampler_options(seed_from_clock());
@@ -68,7 +69,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     if let Some(path) = arguments.cache_state.as_deref().filter(|path| path.exists()) {
         session.warm_start(&CacheState::read(path)?)?;
     }
-    let replayed = arguments.recording.attach(&mut session, global.quiet)?;
+    let replayed = arguments.recording.attach(replay, &mut session, global.quiet)?;
     let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
