@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), RoutingPrompt::Original, || {
             model_context(&path)
         })?;
-    let context = base.context.map_or_else(|| context(arguments, &gguf, &architecture), Ok)?;
+    let context = base.context.map_or_else(|| context(arguments, &gguf, architecture), Ok)?;
     let layers = gguf.metadata().u32(&format!("{architecture}.block_count"))? as usize;
     // Both are opened first, so that every plan counts their memory too.
     let scores = arguments.replay.as_deref().map(|trace| read_scores(trace, layers, context)).transpose()?;
