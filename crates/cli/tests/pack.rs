@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -158,13 +159,15 @@ fn a_disk_without_room_is_seen_before_and_a_disk_that_fills_up_leaves_nothing() 
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("free; choose another folder"), "{}", text(&refused.stderr));
     assert_eq!(names(folder), ["filler"]);
-    // There is room when it starts, and none a moment later.
+    // There is room when it starts, and none a moment later: it is held meanwhile.
     std::fs::write(&filler, b"").unwrap();
     let packing = command().arg("pack").arg(&input).arg("-o").arg(&output).stderr(Stdio::piped()).spawn().unwrap();
     while !folder.join(".packed.gguf.unfinished").exists() {
         std::thread::sleep(Duration::from_micros(100));
     }
+    kill_process(Pid::from_child(&packing), Signal::STOP).unwrap();
     let _ = std::fs::write(&filler, vec![1; 190 << 20]);
+    kill_process(Pid::from_child(&packing), Signal::CONT).unwrap();
     let full = packing.wait_with_output().unwrap();
     assert_eq!(full.status.code(), Some(1), "{}", text(&full.stderr));
     assert!(text(&full.stderr).contains("No space left"), "{}", text(&full.stderr));
