@@ -104,11 +104,6 @@ class Settings:
     keep_states: bool = True
 
 
-def for_cpu() -> Settings:
-    """About six hours on two cores."""
-    return Settings()
-
-
 def for_accelerator() -> Settings:
     """A narrower shared expert and forty times the tokens, in steps that fill a large accelerator."""
     step = {"step_tokens": 65_536, "task_tokens": 32_768, "warmup_steps": 30}
@@ -127,4 +122,4 @@ def for_accelerator() -> Settings:
     )
 
 
-CHOICES = {"cpu": for_cpu, "accelerator": for_accelerator}
+CHOICES = {"cpu": Settings, "accelerator": for_accelerator}

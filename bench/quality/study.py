@@ -43,10 +43,10 @@ class Study:
 
     def __init__(self, arguments):
         self.arguments = arguments
-        self.folder = pathlib.Path(arguments.output)
+        self.folder = pathlib.Path(arguments.output).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = [arguments.model] if arguments.model else []
-        data = pathlib.Path(arguments.data)
+        data = pathlib.Path(arguments.data).resolve()
         self.test, self.valid = (data / "wikitext2" / f"wiki.{part}.raw" for part in ("test", "valid"))
         self.data = data
         self.check()
@@ -88,10 +88,11 @@ class Study:
 
     def shown(self, part):
         """A text as another machine would have it."""
-        shape = pathlib.Path(self.arguments.shape or "SHAPE").parent
-        for folder, name in ((self.folder, "STUDY"), (self.data, "DATA"), (REPOSITORY, "."), (shape, "SHAPE")):
-            if folder.is_absolute() or folder is self.folder:
-                part = part.replace(str(folder), name)
+        names = {self.folder: "STUDY", self.data: "DATA", REPOSITORY: "."}
+        if self.arguments.shape:
+            names[pathlib.Path(self.arguments.shape).parent] = "SHAPE"
+        for folder, name in names.items():
+            part = part.replace(str(folder), name)
         return part
 
     def sweep(self, name, grid, *options, limit=None, capacity="50%"):
@@ -242,6 +243,8 @@ def main():
     if arguments.limit < 8192 or (arguments.quoted or 8192) < 2048:
         parser.error("--limit of at least 8192 and --quoted of at least 2048 tokens: intervals need windows")
     left_out = arguments.without.split(",")
+    if arguments.shape:
+        arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
     found["evictions"] = None if "evictions" in left_out else evictions(study)

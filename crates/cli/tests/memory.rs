@@ -99,7 +99,7 @@ fn a_replayed_trace_counts() {
     let folder = tempfile::tempdir().unwrap();
     let (text, trace) = (folder.path().join("text"), folder.path().join("scores.trace"));
     std::fs::write(&text, "Some words that are said again and again. ".repeat(120)).unwrap();
-    let moce = |options: &[&str], paths: [(&str, &Path); 2]| {
+    let moce = |options: &[&str], paths: &[(&str, &Path)]| {
         let mut command = group.command(env!("CARGO_BIN_EXE_moce"));
         command.args(options).arg(demo()).args(["-q", "--json", "--memory", "200MiB"]);
         for (option, path) in paths {
@@ -107,10 +107,10 @@ fn a_replayed_trace_counts() {
         }
         command.env_remove("MOCE_ISA").env_remove("MOCE_LOG").output().unwrap()
     };
-    let recorded = moce(&["trace", "record"], [("-f", &text), ("-o", &trace)]);
+    let recorded = moce(&["trace", "record"], &[("-f", &text), ("-o", &trace)]);
     assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
     let options = ["bench", "--rounds", "1", "--prompt-tokens", "900", "-n", "8"];
-    let measured = moce(&options, [("--replay", &trace), ("--io", Path::new("auto"))]);
+    let measured = moce(&options, &[("--replay", &trace)]);
     assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
     let document: Value = serde_json::from_slice(&measured.stdout).unwrap();
     let number = |field: &str| document["cells"][0][field].as_u64().unwrap();

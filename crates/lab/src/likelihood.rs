@@ -1,8 +1,7 @@
 //! What logits say of tokens, and how the likelihoods of two runs compare. Sums in f64, ids ascending.
 
-use moce_engine::Cpu;
-
 use crate::statistics::{Interval, bootstrap};
+use moce_engine::Cpu;
 
 /// -ln softmax(logits)[target]
 pub(crate) fn negative_log_likelihood(cpu: &Cpu, logits: &[f32], target: u32) -> f64 {
@@ -56,9 +55,8 @@ impl PerplexityRise {
 
 #[cfg(test)]
 mod tests {
-    use moce_engine::CpuOptions;
-
     use super::*;
+    use moce_engine::CpuOptions;
 
     fn nll(logits: &[f32], target: u32) -> f64 {
         negative_log_likelihood(&Cpu::new(&CpuOptions::default()).unwrap(), logits, target)
