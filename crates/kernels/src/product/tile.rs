@@ -43,6 +43,8 @@ pub(crate) struct Groups {
     pub(crate) output_stride: usize,
     /// The outputs hold sums of earlier quant blocks, to go on from.
     pub(crate) resume: bool,
+    /// The weights may come from memory, not from a cache where earlier tokens have brought them.
+    pub(crate) from_memory: bool,
 }
 
 /// What a micro-kernel of plain quantised weights computes: consecutive rows times one token.
@@ -146,6 +148,7 @@ fn ordered(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut O
                 output: output.pointer(tile.start, piece.start),
                 output_stride: output.stride(),
                 resume: false,
+                from_memory: tile.start == 0,
             };
             groups(isa, weights.format, tile.len(), &job);
         }
@@ -185,6 +188,7 @@ fn plain(isa: Isa, operands: &Operands<'_>, rows: Range<usize>, output: &mut Out
                     output: output.pointer(tile.start, first),
                     output_stride: output.stride(),
                     resume: first_block > 0,
+                    from_memory: false,
                 };
                 groups(isa, weights.format, tile.len(), &job);
             }

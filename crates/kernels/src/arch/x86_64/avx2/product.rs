@@ -182,7 +182,7 @@ pub(super) fn without_offset(format: Format, dots: __m256i, minus_8_sums: __m256
 
 /// The micro-kernel: row groups of format `F` times `T` tokens from token `first` of the tile on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
+unsafe fn tile<F: Unpack, const T: usize, const PREFETCH: bool>(job: &Groups, first: usize) {
     let mut tokens = [std::ptr::null(); T];
     tokens.copy_from_slice(&job.tokens[first..first + T]);
     let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -201,7 +201,7 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
                 }
             }
             for block in 0..job.blocks {
-                if T >= PREFETCH_TOKENS {
+                if PREFETCH {
                     for line in 0..F::GROUP_BLOCK_BYTES.div_ceil(64) {
                         _mm_prefetch::<_MM_HINT_T1>(weights.wrapping_add(PREFETCH_BYTES + 64 * line).cast());
                     }
@@ -248,7 +248,12 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups, first: usize) {
                 weights = weights.add(F::GROUP_BLOCK_BYTES);
             }
             for t in 0..T {
-                _mm256_maskstore_ps(output.add(t * job.output_stride), valid, sums[t]);
+                let output = output.add(t * job.output_stride);
+                if job.group_rows == ROWS {
+                    _mm256_storeu_ps(output, sums[t]);
+                } else {
+                    _mm256_maskstore_ps(output, valid, sums[t]);
+                }
             }
         }
     }
@@ -264,9 +269,10 @@ unsafe fn tiles<F: Unpack>(tokens: usize, job: &Groups) {
         // SAFETY: the caller's.
         unsafe {
             match range.len() {
-                1 => tile::<F, 1>(job, range.start),
-                2 => tile::<F, 2>(job, range.start),
-                _ => tile::<F, 3>(job, range.start),
+                1 => tile::<F, 1, false>(job, range.start),
+                2 => tile::<F, 2, false>(job, range.start),
+                _ if job.from_memory && part == 0 => tile::<F, 3, true>(job, range.start),
+                _ => tile::<F, 3, false>(job, range.start),
             }
         }
     }

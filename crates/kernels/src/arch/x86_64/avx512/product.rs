@@ -168,7 +168,7 @@ unsafe fn tile<F: Unpack, const T: usize>(job: &Groups) {
                 }
             }
             for block in 0..job.blocks {
-                if T >= PREFETCH_TOKENS {
+                if T >= PREFETCH_TOKENS && job.from_memory {
                     for line in 0..F::GROUP_BLOCK_BYTES.div_ceil(64) {
                         _mm_prefetch::<_MM_HINT_T1>(weights.wrapping_add(PREFETCH_BYTES + 64 * line).cast());
                     }
