@@ -186,7 +186,7 @@ def speed(study):
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
     choice = study.step(
         "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.2..0.5/4",
-        "--capacity", "50%", *study.limited(study.arguments.limit // 2), "-o", study.folder / "choice",
+        "--capacity", "50%", *study.limited(study.arguments.limit), "-o", study.folder / "choice",
     )  # fmt: skip
     routing = strongest_within(choice, 0.01)
     found = {"routing": routing, "cells": []}
@@ -233,7 +233,7 @@ def main():
     parser.add_argument("--moce", required=True)
     parser.add_argument("--data", required=True, help="folder with wikitext2/, mmlu/ and gsm8k/")
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
-    parser.add_argument("--limit", type=int, default=65536, help="tokens of the grids")
+    parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
     parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, tasks")
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
