@@ -1,6 +1,6 @@
 //! Word problems as GSM8K is asked: the model writes on until it stops, and a number is looked for in what it wrote.
 
-use super::source::Row;
+use super::rows::Row;
 use super::task::{Expected, Question};
 use regex_lite::Regex;
 

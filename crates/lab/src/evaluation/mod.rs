@@ -2,7 +2,7 @@
 //! same cutting of over-long ones, the same rules for what is right.
 //!
 //! ```text
-//! files --source--> rows --prompts--> Task (subjects of questions) --evaluate--> Outcome a question --results--> file
+//! files --rows--> rows --source--> Task (subjects of questions) --evaluate--> Outcome a question --results--> file
 //!                                                                                               --summary--> report
 //! ```
 //!
@@ -13,6 +13,7 @@ mod ask;
 mod generated;
 mod multiple_choice;
 mod results;
+mod rows;
 mod source;
 mod summary;
 mod task;

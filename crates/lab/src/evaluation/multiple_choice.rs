@@ -1,6 +1,6 @@
 //! Multiple choice as MMLU is asked: the choices stand in the prompt behind letters, and the answer is a letter.
 
-use super::source::Row;
+use super::rows::Row;
 use super::task::{Expected, Question};
 
 /// What stands before the examples.

@@ -1,22 +1,10 @@
-//! Reads questions from files: MMLU's tables (the original ones, or with a header line), and JSON lines.
-//!
-//! A line of JSON is one question, in one of two forms that a file does not mix. `subject` may be left out:
-//!
-//! ```json
-//! {"subject": "addition", "question": "What is 1 + 1?", "choices": ["2", "3"], "answer": 0}
-//! {"question": "Ivy has 2 pens and buys 3. How many has she?", "answer": "2 + 3 = 5\n#### 5"}
-//! ```
-//!
-//! `answer` is the index of the right choice, or its letter; without `choices` it is the worked answer and ends in `#### ` and a number.
+//! Where questions come from, and the prompts made of them.
 
+use super::rows::{Row, RowAnswer, read_json_lines, read_table};
 use super::{Subject, Task};
 use super::{generated, multiple_choice};
 use crate::Error;
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
-
-/// Most choices: as many as there are letters.
-const MOST_CHOICES: usize = 26;
 
 /// Where the questions are.
 #[derive(Clone, Debug)]
@@ -44,20 +32,6 @@ impl Default for Shots {
     fn default() -> Shots {
         Shots { file: None, count: 5 }
     }
-}
-
-/// One question as a file has it.
-#[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) subject: String,
-    pub(super) question: String,
-    answer: RowAnswer,
-}
-
-#[derive(Clone, Debug)]
-enum RowAnswer {
-    Choice { choices: Vec<String>, right: usize },
-    Worked(String),
 }
 
 impl TaskSource {
@@ -170,92 +144,6 @@ fn by_subject(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
     groups
 }
 
-fn read_table(path: &Path, subject: &str) -> Result<Vec<Row>, Error> {
-    let wrong = |line: usize, why: String| Error::Question { path: path.to_owned(), line, why };
-    let file = std::fs::File::open(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
-    let mut rows = Vec::new();
-    for (index, record) in reader.records().enumerate() {
-        let record = record.map_err(|error| wrong(index + 1, error.to_string()))?;
-        let cells: Vec<&str> = record.iter().collect();
-        if index == 0 && cells.first() == Some(&"question") && cells.last() == Some(&"answer") {
-            continue;
-        }
-        let [question, choices @ .., answer] = &cells[..] else {
-            return Err(wrong(index + 1, "a question, its choices and the answer were expected".to_owned()));
-        };
-        let choices: Vec<String> = choices.iter().map(|&choice| choice.to_owned()).collect();
-        let right = right_choice(answer, choices.len()).map_err(|why| wrong(index + 1, why))?;
-        let answer = RowAnswer::Choice { choices, right };
-        rows.push(Row { subject: subject.to_owned(), question: (*question).to_owned(), answer });
-    }
-    Ok(rows)
-}
-
-/// A number from 0, or a letter.
-fn right_choice(text: &str, count: usize) -> Result<usize, String> {
-    let number = match text.trim().as_bytes() {
-        [letter @ b'A'..=b'Z'] => Some(usize::from(letter - b'A')),
-        _ => text.trim().parse().ok(),
-    };
-    match number {
-        _ if !(2..=MOST_CHOICES).contains(&count) => Err(format!("{count} choices; 2 to {MOST_CHOICES} are possible")),
-        Some(number) if number < count => Ok(number),
-        _ => Err(format!("answer '{text}' is none of the {count} choices (a number from 0, or a letter)")),
-    }
-}
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(default)]
-    subject: String,
-    question: String,
-    choices: Option<Vec<String>>,
-    answer: LineAnswer,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum LineAnswer {
-    Index(usize),
-    Text(String),
-}
-
-fn read_json_lines(path: &Path) -> Result<Vec<Row>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let mut rows: Vec<Row> = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |why: String| Error::Question { path: path.to_owned(), line: index + 1, why };
-        let line: Line = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-        let answer = match (line.choices, line.answer) {
-            (Some(choices), answer) => {
-                let answer = match answer {
-                    LineAnswer::Index(index) => index.to_string(),
-                    LineAnswer::Text(text) => text,
-                };
-                let right = right_choice(&answer, choices.len()).map_err(wrong)?;
-                RowAnswer::Choice { choices, right }
-            }
-            (None, LineAnswer::Text(text)) if text.contains("#### ") => RowAnswer::Worked(text),
-            (None, _) => {
-                let why = "without choices, the answer has to be a text that ends in '#### ' and a number";
-                return Err(wrong(why.to_owned()));
-            }
-        };
-        let row = Row { subject: line.subject, question: line.question, answer };
-        if let Some(first) = rows.first()
-            && std::mem::discriminant(&first.answer) != std::mem::discriminant(&row.answer)
-        {
-            return Err(wrong("the file mixes questions with and without choices; make two of it".to_owned()));
-        }
-        rows.push(row);
-    }
-    if rows.is_empty() {
-        return Err(Error::Question { path: path.to_owned(), line: 1, why: "there is no question".to_owned() });
-    }
-    Ok(rows)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,22 +216,5 @@ mod tests {
         assert!(task.subjects[0].prefix.ends_with("about a.\n\n"), "no examples where none are given");
         let task = source.read(&Shots { file: Some(shots), count: 1 }, None).unwrap();
         assert!(task.subjects.iter().all(|subject| subject.prefix.ends_with("4\nA. x\nB. y\nAnswer: B\n\n")));
-    }
-
-    #[test]
-    fn lines_that_are_no_questions_are_refused_with_their_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let good = "{\"question\": \"q\", \"choices\": [\"x\", \"y\"], \"answer\": 1}\n";
-        for (wrong, says) in [
-            ("{\"question\": \"q\", \"choices\": [\"x\", \"y\"], \"answer\": 2}", "'2' is none of the 2 choices"),
-            ("{\"question\": \"q\", \"choices\": [\"x\"], \"answer\": 0}", "1 choices"),
-            ("{\"question\": \"q\", \"answer\": \"five\"}", "#### "),
-            ("{\"question\": \"q\", \"answer\": \"#### 5\"}", "mixes"),
-            ("{", "EOF"),
-        ] {
-            let path = file(&folder, "wrong.jsonl", &format!("{good}{wrong}\n"));
-            let error = TaskSource::File(path).read(&Shots::default(), None).unwrap_err().to_string();
-            assert!(error.contains("line 2") && error.contains(says), "{error}");
-        }
     }
 }
