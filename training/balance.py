@@ -13,13 +13,22 @@ def effective(share: torch.Tensor) -> torch.Tensor:
 
 
 class Balance:
-    """One layer's balance; `pull` and `usage` are its state and go into checkpoints."""
+    """One layer's balance. Figures stay on the device: reading one waits for all that was asked of it before."""
 
     def __init__(self, batch_weight: float, within_weight: float, aim: float):
         self.batch_weight, self.within_weight, self.aim = batch_weight, within_weight, aim
-        self.pull = 0.0
-        self.within = 0.0
+        self.pull = torch.zeros(())
+        self.within = torch.zeros(())
         self.usage: torch.Tensor | None = None
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """For a checkpoint."""
+        return {"pull": self.pull} if self.usage is None else {"pull": self.pull, "usage": self.usage}
+
+    def restore(self, state: dict[str, torch.Tensor], device: str) -> None:
+        """From `state`."""
+        self.pull = state["pull"].to(device)
+        self.usage = state["usage"].to(device) if "usage" in state else None
 
     def loss(self, probabilities: torch.Tensor, chosen: torch.Tensor, sequence: int) -> torch.Tensor:
         """[T, N] and [T, K] of whole sequences -> scalar; N * sum(share of choices * mean probability), 1 when even.
@@ -31,8 +40,8 @@ class Balance:
         choices = chosen.view(len(p), -1)
         used = torch.zeros_like(p).scatter_add_(1, choices, torch.ones_like(choices, dtype=p.dtype))
         used /= choices.shape[1]
-        self.within = effective(used).mean().item()
-        self.pull = min(1.0, max(0.0, self.pull + 0.1 * (self.aim - self.within) / self.aim))
+        self.within = effective(used).mean()
+        self.pull = (self.pull.to(p.device) + 0.1 * (self.aim - self.within) / self.aim).clamp(0, 1)
         now = used.mean(0)
         self.usage = now if self.usage is None else 0.95 * self.usage + 0.05 * now
         batch = count * ((0.5 * now + 0.5 * self.usage) * p.mean(0)).sum()

@@ -6,7 +6,9 @@ the vocabulary: the commonest ids, the batch's own, and a random share of the re
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from threading import Lock
 
@@ -110,6 +112,7 @@ class Run:
             Balance(wanted.balance, wanted.balance_within, settings.even_within_sequence) for _ in layers
         ]
         self.step_index = 0
+        self.seconds = 0.0
         self.curve: list[list[float]] = []
         self.lock = Lock()
 
@@ -173,7 +176,13 @@ class Run:
                 group.add(made)
         return kl.item(), nll.item(), weights.sum().item()
 
-    def train(self, parts: list[tuple[Sequences, float]], steps: int, common: torch.Tensor, evaluate=None) -> None:
+    def share_done(self) -> float:
+        """How much of the stage is done: of its time where it has one, else of its tokens."""
+        if self.wanted.seconds is not None:
+            return self.seconds / self.wanted.seconds
+        return self.step_index * self.wanted.step_tokens / self.wanted.tokens
+
+    def train(self, parts: list[tuple[Sequences, float]], common: torch.Tensor) -> None:
         """`parts` are sequences with their shares; each is read in a seeded order, again and again."""
         progress = self.folder / f"{self.name}-progress.pt"
         if (saved := checkpoint.load(progress)) is not None:
@@ -183,32 +192,30 @@ class Run:
         timer = checkpoint.Timer(self.settings.checkpoint_seconds)
         per_task = wanted.task_tokens // self.settings.sequence
         tasks_per_step = wanted.step_tokens // wanted.task_tokens
-        plan = task_plan([share for _, share in parts], steps * tasks_per_step)
-        while self.step_index < steps:
+        plan = islice(task_plan([share for _, share in parts]), self.step_index * tasks_per_step, None)
+        while (done := self.share_done()) < 1:
             started = time.monotonic()
             draw = np.random.default_rng([self.settings.seed, self.step_index])
-            numbers = range(self.step_index * tasks_per_step, (self.step_index + 1) * tasks_per_step)
             picks = [
                 (parts[kind][0], rows_of_task(len(parts[kind][0].ids), own, per_task, self.settings.seed + kind))
-                for kind, own in (plan[number] for number in numbers)
+                for kind, own in islice(plan, tasks_per_step)
             ]
             subset = Subset(
                 np.concatenate([s.ids[rows].reshape(-1) for s, rows in picks]),
                 common, wanted.sampled_ids, self.sizes.vocabulary, draw, self.device,
             )
             results = [f.result() for f in [self.workers.submit(self.task, s, rows, subset) for s, rows in picks]]
-            factor = wanted.decay * schedule(self.step_index, steps, wanted.warmup_steps)
+            factor = wanted.decay * schedule(done, self.step_index, wanted.warmup_steps)
             list(self.workers.map(lambda group: group.step(factor), [*self.groups, self.final]))
             self.step_index += 1
-            self.report(picks, results, time.monotonic() - started, steps)
+            self.report(picks, results, time.monotonic() - started)
             if timer.due():
                 checkpoint.save(self.state(), progress)
-                if evaluate is not None:
-                    evaluate(self)
+            self.seconds += time.monotonic() - started
         checkpoint.save(self.result(), self.folder / f"{self.name}.pt")
         progress.unlink(missing_ok=True)
 
-    def report(self, picks, results, seconds: float, steps: int) -> None:
+    def report(self, picks, results, seconds: float) -> None:
         """One line a step; the curve keeps step, KL and NLL."""
         taught = [r for (s, _), r in zip(picks, results) if s.taught]
         alone = [r for (s, _), r in zip(picks, results) if not s.taught]
@@ -218,7 +225,7 @@ class Run:
         within = " ".join(f"{b.within:.0f}" for b in self.balances)
         rate = self.wanted.step_tokens / seconds
         print(
-            f"{self.name} {self.step_index}/{steps}: KL {kl:.4f} NLL {nll:.4f} exercises {exercise:.4f} "
+            f"{self.name} {self.step_index}, {self.share_done():.1%}: KL {kl:.4f} NLL {nll:.4f} exercises {exercise:.4f} "
             f"{rate:.0f} tokens/s | within {within}",
             flush=True,
         )
@@ -236,28 +243,28 @@ class Run:
         """All that a resumed run needs."""
         return {
             "step": self.step_index,
+            "seconds": self.seconds,
             "groups": [group.state() for group in [*self.groups, self.final]],
-            "pulls": [balance.pull for balance in self.balances],
+            "balances": [balance.state() for balance in self.balances],
             "curve": self.curve,
         }
 
     def restore(self, state: dict) -> None:
         """From `state`."""
-        self.step_index, self.curve = state["step"], state["curve"]
+        self.step_index, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
         for group, saved in zip([*self.groups, self.final], state["groups"]):
             group.restore(saved)
-        for balance, pull in zip(self.balances, state["pulls"]):
-            balance.pull = pull
+        for balance, saved in zip(self.balances, state["balances"]):
+            balance.restore(saved, self.device)
 
 
-def task_plan(shares: list[float], count: int) -> list[tuple[int, int]]:
-    """For each task of a stage (part, running number within the part); shares hold at every moment, not on average."""
-    done, plan = [0] * len(shares), []
-    for number in range(1, count + 1):
+def task_plan(shares: list[float]) -> Iterator[tuple[int, int]]:
+    """Task after task (part, running number within the part); shares hold at every moment, not on average."""
+    done = [0] * len(shares)
+    for number in count(1):
         kind = max(range(len(shares)), key=lambda k: shares[k] / sum(shares) * number - done[k])
-        plan.append((kind, done[kind]))
+        yield kind, done[kind]
         done[kind] += 1
-    return plan
 
 
 def rows_of_task(length: int, number: int, per_task: int, seed: int) -> np.ndarray:
@@ -268,6 +275,6 @@ def rows_of_task(length: int, number: int, per_task: int, seed: int) -> np.ndarr
     return np.sort(order[start : start + per_task])
 
 
-def common_ids(pool: np.ndarray, count: int) -> torch.Tensor:
+def common_ids(pool: np.ndarray, wanted: int) -> torch.Tensor:
     """The commonest ids of a pool."""
-    return torch.from_numpy(np.bincount(pool.reshape(-1), minlength=49_152).argsort()[::-1][:count].copy())
+    return torch.from_numpy(np.bincount(pool.reshape(-1), minlength=49_152).argsort()[::-1][:wanted].copy())

@@ -1,10 +1,11 @@
 """Writes the student: a Hugging Face folder (Qwen2MoeForCausalLM) and a GGUF file (qwen2moe).
 
-The base's own blocks (embedding, shared gate and up) go into the GGUF byte for byte, rows selected; attention keeps
+The base's own embedding goes into the GGUF byte for byte; attention and the shared expert's gate and up keep
 its codes under learnt scales; learnt matrices are quantised here, with the scale of least squared error among several.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -86,8 +87,7 @@ def expert_matrices(layer: dict) -> dict[str, torch.Tensor]:
     return {"gate": gate, "up": up, "down": layer["expert_down"].float().transpose(1, 2)}
 
 
-def write_gguf(path: Path, base: Base, layers: list[dict], shared_rows: list[torch.Tensor], output_norm, shape: Shape,
-               name: str, expert_kind=Kind.Q4_0, shared_down_kind=Kind.Q5_0) -> None:
+def write_gguf(path: Path, base: Base, layers: list[dict], output_norm, shape: Shape, name: str, expert_kind=Kind.Q4_0, shared_down_kind=Kind.Q5_0) -> None:
     """One file; split afterwards by the project's own program."""
     sizes, writer = base.sizes, gguf.GGUFWriter(str(path), "qwen2moe")
     writer.add_type("model")
@@ -126,10 +126,17 @@ def write_gguf(path: Path, base: Base, layers: list[dict], shared_rows: list[tor
     def plain(name: str, tensor: torch.Tensor) -> None:
         writer.add_tensor(name, tensor.detach().float().contiguous().numpy())
 
-    kind_of = lambda tensor: base.tensors[tensor].tensor_type
-    raw("token_embd.weight", base.raw("token_embd.weight"), kind_of("token_embd.weight"))
+    raw("token_embd.weight", base.raw("token_embd.weight"), base.tensors["token_embd.weight"].tensor_type)
     plain("output_norm.weight", output_norm)
-    for i, (layer, rows) in enumerate(zip(layers, shared_rows)):
+    def matrices(number: int) -> dict[str, np.ndarray]:
+        """The learnt matrices of a layer, quantised."""
+        layer = layers[number]
+        experts = {f"{part}_exps": quantised(matrix, expert_kind) for part, matrix in expert_matrices(layer).items()}
+        return experts | {"down_shexp": quantised(layer["shared_down"], shared_down_kind)}
+
+    with ThreadPoolExecutor() as workers:
+        learnt = list(workers.map(matrices, range(len(layers))))
+    for i, layer in enumerate(layers):
         at = f"blk.{i}."
         plain(at + "attn_norm.weight", layer["attention_norm"])
         plain(at + "ffn_norm.weight", layer["feed_forward_norm"])
@@ -139,14 +146,14 @@ def write_gguf(path: Path, base: Base, layers: list[dict], shared_rows: list[tor
             raw(f"{at}attn_{part}.weight", to_q4_1(*blocks), Kind.Q4_1)
             plain(f"{at}attn_{part}.bias", bias)
         raw(f"{at}attn_output.weight", to_q4_1(layer["o_codes"], layer["o_scales"], layer["o_minima"]), Kind.Q4_1)
-        for part in ("gate", "up"):
-            source = f"{at}ffn_{part}.weight"
-            raw(f"{at}ffn_{part}_shexp.weight", base.raw(source)[rows.numpy()], kind_of(source))
-        raw(f"{at}ffn_down_shexp.weight", quantised(layer["shared_down"], shared_down_kind), shared_down_kind)
+        halves = zip(*(layer[f"shared_gate_up_{part}"].chunk(2) for part in ("codes", "scales", "minima")))
+        for part, blocks in zip(("gate", "up"), halves):
+            raw(f"{at}ffn_{part}_shexp.weight", to_q4_1(*blocks), Kind.Q4_1)
+        raw(f"{at}ffn_down_shexp.weight", learnt[i]["down_shexp"], shared_down_kind)
         plain(f"{at}ffn_gate_inp_shexp.weight", layer["shared_gate"])
         plain(f"{at}ffn_gate_inp.weight", layer["router"])
-        for part, matrix in expert_matrices(layer).items():
-            raw(f"{at}ffn_{part}_exps.weight", quantised(matrix, expert_kind), expert_kind)
+        for part in ("gate", "up", "down"):
+            raw(f"{at}ffn_{part}_exps.weight", learnt[i][f"{part}_exps"], expert_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -181,7 +188,7 @@ def write_hugging_face(folder: Path, base: Base, layers: list[dict], output_norm
             tensors[f"{at}self_attn.{part}_proj.weight"] = weight
             tensors[f"{at}self_attn.{part}_proj.bias"] = bias
         tensors[at + "self_attn.o_proj.weight"] = student.decoded(layer, "o")
-        gate, up = layer["shared_gate_up"].chunk(2)
+        gate, up = student.decoded(layer, "shared_gate_up").chunk(2)
         tensors[at + "mlp.shared_expert.gate_proj.weight"] = gate
         tensors[at + "mlp.shared_expert.up_proj.weight"] = up
         tensors[at + "mlp.shared_expert.down_proj.weight"] = layer["shared_down"]

@@ -28,10 +28,10 @@ def student_part(shape) -> Callable:
 
 
 class Cache:
-    """Keys and values of all layers: [layer][B, kv heads, length, head] bf16."""
+    """Keys and values of all layers: [layer][B · kv heads, length, head] bf16."""
 
     def __init__(self, layers: int, batch: int, length: int, sizes, device):
-        shape = (layers, batch, sizes.kv_heads, length, sizes.head)
+        shape = (layers, batch * sizes.kv_heads, length, sizes.head)
         self.keys, self.values = (torch.zeros(shape, dtype=COMPUTE, device=device) for _ in range(2))
 
 
@@ -46,11 +46,10 @@ def step(ids, position: int, cache: Cache, layers, ends, sizes, cos, sin, feed_f
             qkv = qkv + layer["qkv_bias"].to(COMPUTE)
         qkv = qkv.view(batch, 1, heads + 2 * kv_heads, head)
         qk = rotate(qkv[:, :, : heads + kv_heads], cos[here], sin[here])[:, 0]
-        cache.keys[index, :, :, position] = qk[:, heads:]
-        cache.values[index, :, :, position] = qkv[:, 0, heads + kv_heads :]
+        cache.keys[index, :, position] = qk[:, heads:].reshape(-1, head)
+        cache.values[index, :, position] = qkv[:, 0, heads + kv_heads :].reshape(-1, head)
         q = (qk[:, :heads] / math.sqrt(head)).reshape(batch * kv_heads, heads // kv_heads, head)
-        keys = cache.keys[index, :, :, : position + 1].reshape(batch * kv_heads, -1, head)
-        values = cache.values[index, :, :, : position + 1].reshape(batch * kv_heads, -1, head)
+        keys, values = cache.keys[index, :, : position + 1], cache.values[index, :, : position + 1]
         p = torch.softmax(torch.bmm(q, keys.transpose(1, 2)).float(), -1).to(COMPUTE)
         x = x + F.linear(torch.bmm(p, values).view(batch, -1), layer["o"])
         x = x + feed_forward(norm(x, layer["feed_forward_norm"], sizes), layer)
@@ -74,16 +73,18 @@ def packed(prompts: Iterator[list[int]], batch: int, length: int, model, feed_fo
     generator = torch.Generator(cos.device).manual_seed(seed)
     cache = Cache(len(layers), batch, length, sizes, cos.device)
     given = [list(next(prompts)) for _ in range(batch)]
-    out = torch.empty(batch, length, dtype=torch.long)
-    out[:, 0] = torch.tensor([queue.pop(0) for queue in given])
+    columns = [[queue.pop(0) for queue in given]]
     for position in range(length - 1):
-        logits = step(out[:, position], position, cache, layers, ends, sizes, cos, sin, feed_forward)
+        ids = columns[-1]
+        logits = step(torch.tensor(ids), position, cache, layers, ends, sizes, cos, sin, feed_forward)
         drawn = pick(logits, temperature, top_k, generator).tolist()
         for row, queue in enumerate(given):
-            if not queue and out[row, position] in (TURN_END, END_OF_TEXT):
-                queue.extend([END_OF_TEXT] * (int(out[row, position]) != END_OF_TEXT) + next(prompts))
-            out[row, position + 1] = queue.pop(0) if queue else drawn[row]
-    return out
+            if not queue and ids[row] in (TURN_END, END_OF_TEXT):
+                queue.extend([END_OF_TEXT] * (ids[row] != END_OF_TEXT) + next(prompts))
+            if queue:
+                drawn[row] = queue.pop(0)
+        columns.append(drawn)
+    return torch.tensor(columns).t()
 
 
 @torch.no_grad()

@@ -21,11 +21,9 @@ from .statistics import error_metric, root_mean_square
 LEARNT = ("expert_gate_up", "expert_down", "router")
 
 
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def schedule(done: float, step: int, warmup: int) -> float:
+    """A cosine from 1 to 0 over the share of a stage that is done, with a linear warm-up in its first steps."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 class LayerTrainer:
@@ -68,7 +66,8 @@ class LayerTrainer:
         return {
             "tensors": {name: tensor.detach() for name, tensor in self.tensors.items()},
             "optimiser": self.optimiser.state_dict(),
-            "running": [self.power, self.error, self.balance.pull],
+            "running": [self.power, self.error],
+            "balance": self.balance.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -76,7 +75,8 @@ class LayerTrainer:
         for name, tensor in self.tensors.items():
             tensor.data.copy_(state["tensors"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.power, self.error, self.balance.pull = state["running"]
+        self.power, self.error = state["running"]
+        self.balance.restore(state["balance"], self.tensors["router"].device)
 
 
 def split_layers(dense_layers: list[dict], seeded: list[dict], device: str) -> list[dict]:
@@ -148,7 +148,8 @@ def teach(pool, final_states: np.ndarray | None, base_model, seeded, sums, setti
         x, target, scale = (torch.cat(tensors) for tensors in zip(*parts))
         for k in range(steps_per_chunk):
             rows = slice(k * wanted.step_tokens, (k + 1) * wanted.step_tokens)
-            factor = schedule(chunk * steps_per_chunk + k, chunks * steps_per_chunk, wanted.warmup_steps)
+            step = chunk * steps_per_chunk + k
+            factor = schedule(step / (chunks * steps_per_chunk), step, wanted.warmup_steps)
             trainers[index].step(x[rows], target[rows], scale[rows], factor)
 
     submit = lambda chunk: [

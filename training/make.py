@@ -2,9 +2,11 @@
 
 Runs every stage in order; a stage that is done is skipped, one that was interrupted goes on from its last
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
-its package is not installed; DISTILL=N and MIX=N are the tokens of those stages, where an accelerator is lent for a time.
+its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
+accelerator is lent for a time.
 """
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+LENGTHS = {"DISTILL", "MIX"}
 STAGES = ("data", "statistics", "seeding", "local", "distill", "mix", "export")
 
 
 def arguments(words: list[str]) -> dict[str, str]:
     """NAME=value words."""
-    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", "DISTILL", "MIX"}
+    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", *LENGTHS}
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if unknown := [word for word in words if word.split("=", 1)[0] not in known]:
         sys.exit(f"error: unknown argument {unknown[0]!r}; expected NAME=value with {', '.join(sorted(known))}")
@@ -29,21 +32,28 @@ def arguments(words: list[str]) -> dict[str, str]:
 
 
 def wanted_settings(given: dict[str, str], work: Path, device: str):
-    """The settings of a run: those that its folder was begun with, else those asked for, else those for this machine."""
+    """The settings of a run: those that its folder was begun with, else those asked for, else those for this machine.
+
+    Lengths of stages may be given anew; the folder keeps them too.
+    """
     from .settings import CHOICES
 
-    path = work / "settings"
-    begun = path.read_text().strip() if path.exists() else None
+    path = work / "settings.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    begun = kept.get("SETTINGS")
     name = given.get("SETTINGS") or begun or ("accelerator" if device == "cuda" else "cpu")
     if name not in CHOICES:
         sys.exit(f"error: no settings {name!r}; expected one of {', '.join(CHOICES)}")
     if begun not in (None, name):
         sys.exit(f"error: {work} was begun with SETTINGS={begun}\nhint: give another folder with WORK")
-    path.write_text(f"{name}\n")
+    kept |= {"SETTINGS": name} | {key: given[key] for key in LENGTHS if key in given}
+    path.write_text(json.dumps(kept) + "\n")
     settings = CHOICES[name]()
-    for stage in ("distill", "mix"):
-        if tokens := given.get(stage.upper()):
-            settings = replace(settings, **{stage: replace(getattr(settings, stage), tokens=int(tokens))})
+    for stage in LENGTHS.intersection(kept):
+        wanted = getattr(settings, stage.lower())
+        length = kept[stage]
+        seconds = {"seconds": float(length[:-1])} if length.endswith("s") else {"tokens": int(length)}
+        settings = replace(settings, **{stage.lower(): replace(wanted, **seconds)})
     return settings
 
 
@@ -129,7 +139,7 @@ def main() -> None:
         layers = student.from_parts(base, dense_layers, seeded, learnt, settings.seed)
         stage = run("distill", layers, ends["output_norm"])
         del layers, learnt
-        stage.train([(text, 1.0)], settings.distill.tokens // settings.distill.step_tokens, common)
+        stage.train([(text, 1.0)], common)
         done = stage.result()
         del stage
     if last < STAGES.index("mix"):
@@ -148,17 +158,14 @@ def main() -> None:
     if (mixed := checkpoint.load(work / "mix.pt")) is None:
         stage = run("mix", done["layers"], done["output_norm"])
         del done
-        stage.train(parts, settings.mix.tokens // settings.mix.step_tokens, common)
+        stage.train(parts, common)
         mixed = stage.result()
     if last < STAGES.index("export"):
         return
 
-    rows = [layer["shared_rows"] for layer in seeded]
+    export.write_gguf(work / "demo.gguf", base, mixed["layers"], mixed["output_norm"], settings.shape, settings.name)
+    print(f"wrote {work / 'demo.gguf'}: {(work / 'demo.gguf').stat().st_size} bytes", flush=True)
     export.write_hugging_face(work / "hugging-face", base, mixed["layers"], mixed["output_norm"], settings.shape)
-    export.write_gguf(
-        work / "demo.gguf", base, mixed["layers"], rows, mixed["output_norm"], settings.shape, settings.name
-    )
-    print(f"wrote {work / 'demo.gguf'}: {(work / 'demo.gguf').stat().st_size} bytes")
 
 
 if __name__ == "__main__":

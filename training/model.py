@@ -212,11 +212,12 @@ def student_forward(ids, layers, ends, sizes, shape, cos, sin, with_routed=True,
     # So that the first layer is compiled as the others are.
     x.requires_grad_(torch.is_grad_enabled())
     for index, layer in enumerate(layers):
+        one_layer = compiled_layer if x.is_cuda and x.requires_grad else student_layer
         x, p, chosen = one_layer(x, layer, sizes, shape, cos, sin, with_routed)
         if watch is not None:
             watch(index, p, chosen)
     return norm(x, ends["output_norm"], sizes)
 
 
-# One compiled layer serves all; a CPU gains nothing from it.
-one_layer = torch.compile(student_layer, dynamic=False) if torch.cuda.is_available() else student_layer
+# One compiled layer serves all while training; a CPU gains nothing from it, nor do sequences of ever other lengths.
+compiled_layer = torch.compile(student_layer, dynamic=False)

@@ -247,7 +247,7 @@ def main() -> None:
 
         losses = list(workers.map(task, range(step * tasks, (step + 1) * tasks)))
         for group in optimiser.param_groups:
-            group["lr"] = small.step_size * max(0.02, schedule(step, steps, 30))
+            group["lr"] = small.step_size * max(0.02, schedule(step / steps, step, 30))
         torch.nn.utils.clip_grad_norm_(masters.values(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=False)

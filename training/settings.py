@@ -58,6 +58,8 @@ class EndToEnd:
     """Back-propagation through the whole student; used by the stages distill and mix."""
 
     tokens: int
+    # Where given, the stage is as long as this and `tokens` is not looked at.
+    seconds: float | None = None
     step_tokens: int = 4_096
     task_tokens: int = 1_024
     expert_step_size: float = 0.012
@@ -105,19 +107,19 @@ class Settings:
 
 
 def for_accelerator() -> Settings:
-    """A narrower shared expert and forty times the tokens, in steps that fill a large accelerator."""
-    step = {"step_tokens": 65_536, "task_tokens": 32_768, "warmup_steps": 30}
+    """A narrower shared expert and forty times the tokens, in tasks that fill a large accelerator."""
+    step = {"task_tokens": 16_384, "warmup_steps": 40}
     return Settings(
         sequence=512,
         shape=Shape(shared_width=768),
-        local=Local(tokens=2_097_152, chunk_tokens=32_768, task_tokens=16_384, step_tokens=4_096),
-        distill=replace(Settings().distill, tokens=60_000_000, **step),
-        mix=replace(Settings().mix, tokens=40_000_000, **step),
+        local=Local(tokens=1_048_576, chunk_tokens=32_768, task_tokens=16_384, step_tokens=8_192),
+        distill=replace(Settings().distill, tokens=60_000_000, step_tokens=32_768, **step),
+        mix=replace(Settings().mix, tokens=40_000_000, step_tokens=49_152, **step),
+        even_within_sequence=38.0,
         pool_tokens=12_000_000,
         exercise_tokens=6_000_000,
-        sampled_batches=3,
+        sampled_batches=2,
         sampled_batch=2_048,
-        checkpoint_seconds=150,
         keep_states=False,
     )
 

@@ -62,6 +62,7 @@ def gather(pool, base_model, settings: Settings, workers, path: Path) -> dict:
 
     def feel(start: int):
         ids = torch.from_numpy(pool[start : start + rows].astype("int64")).to(ends["embedding"].device)
+        draw = torch.Generator(ids.device).manual_seed(settings.seed + start)
         nudges, sizes_of = [], []
 
         def feed_forward(index, h, residual, layer):
@@ -73,7 +74,7 @@ def gather(pool, base_model, settings: Settings, workers, path: Path) -> dict:
 
         final = dense_forward(ids, layers, ends, sizes, cos, sin, feed_forward)
         logits = F.linear(final.to(COMPUTE), ends["embedding"]).view(-1, sizes.vocabulary).float()
-        sampled = torch.multinomial(torch.softmax(logits.detach(), -1), 1).view(-1)
+        sampled = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=draw).view(-1)
         F.cross_entropy(logits, sampled, reduction="sum").backward()
         scaled = [(n.grad.float() * s).view(-1, sizes.hidden) for n, s in zip(nudges, sizes_of)]
         with lock:

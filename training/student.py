@@ -11,10 +11,10 @@ from . import checkpoint
 from .model import COMPUTE
 from .settings import EndToEnd
 
-FROZEN = ("shared_gate_up", "qkv_codes", "o_codes")
+# Matrices that keep the base's 4-bit codes; only the blocks' scales and minima learn.
+SCALED = ("qkv", "o", "shared_gate_up")
+FROZEN = tuple(f"{name}_codes" for name in SCALED)
 MATRICES = ("expert_gate_up", "expert_down", "shared_down")
-# Attention matrices keep the base's 4-bit codes; only the blocks' scales and minima learn.
-SCALED = ("qkv", "o")
 BLOCK = 32
 
 
@@ -26,15 +26,21 @@ def from_parts(base, dense_layers: list[dict], seeded: list[dict], learnt: list[
         blocks = lambda *names: [
             torch.cat(parts) for parts in zip(*(base.blocks(f"blk.{index}.{name}.weight") for name in names))
         ]
-        qkv, o = blocks("attn_q", "attn_k", "attn_v"), blocks("attn_output")
         rows = new["shared_rows"]
-        gate, up = dense["gate_up"].chunk(2)
+        both = torch.cat([rows, rows + dense["down"].shape[1]])
+        kept = {
+            "qkv": blocks("attn_q", "attn_k", "attn_v"),
+            "o": blocks("attn_output"),
+            "shared_gate_up": [part[both] for part in blocks("ffn_gate", "ffn_up")],
+        }
         hidden = dense["o"].shape[0]
         made.append(
             {
-                **{f"qkv_{part}": tensor for part, tensor in zip(("codes", "scales", "minima"), qkv)},
-                **{f"o_{part}": tensor for part, tensor in zip(("codes", "scales", "minima"), o)},
-                "shared_gate_up": torch.cat([gate[rows], up[rows]]),
+                **{
+                    f"{name}_{part}": tensor
+                    for name, parts in kept.items()
+                    for part, tensor in zip(("codes", "scales", "minima"), parts)
+                },
                 # The gate's sigmoid starts near a half.
                 "shared_down": dense["down"][:, rows].float() * 2,
                 "shared_gate": torch.randn(hidden, generator=generator) * 0.002,
@@ -92,7 +98,7 @@ class Group:
 
     def layer(self) -> dict:
         """What model.student_forward takes."""
-        return {"shared_gate_up": self.frozen.get("shared_gate_up")} | self.working
+        return self.working
 
     def add(self, gradients: dict[str, torch.Tensor]) -> None:
         """Adds one task's gradients."""
@@ -133,7 +139,7 @@ class Group:
 
 
 def ready(layers: list[dict]) -> list[dict]:
-    """Tensors as model.student_forward takes them: matrices bf16, attention decoded."""
+    """Tensors as model.student_forward takes them: matrices bf16, 4-bit codes decoded."""
     return [
         {k: v.to(COMPUTE) if k in MATRICES else v for k, v in layer.items()}
         | {name: decoded(layer, name) for name in SCALED}

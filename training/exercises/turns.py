@@ -1,15 +1,18 @@
-"""Short chat turns: {"question", "answer"}; the answer is one plain sentence or a short list."""
+"""Short chat turns: {"question", "answer"}; the answer is one plain sentence or a short list.
+
+Facts appear in both parts under different wordings; combinations of numbers do not.
+"""
 
 import random
 
-from .split import templates
+from .split import draw_numbers, templates
 from .words import CAPITALS, DAYS, MEMBERS, MONTHS, NUMBER_WORDS, OPPOSITES, PAST, PLURALS, YOUNG
 
 
 def entry(table: dict[str, str]):
     """A key with its value."""
 
-    def drawer(draw: random.Random) -> dict:
+    def drawer(draw: random.Random, test: bool) -> dict:
         key = draw.choice(list(table))
         return {"a": key, "b": table[key]}
 
@@ -19,29 +22,33 @@ def entry(table: dict[str, str]):
 def following(ring: list[str]):
     """A name and the one after it."""
 
-    def drawer(draw: random.Random) -> dict:
+    def drawer(draw: random.Random, test: bool) -> dict:
         at = draw.randrange(len(ring))
         return {"a": ring[at], "b": ring[(at + 1) % len(ring)]}
 
     return drawer
 
 
-def three(draw: random.Random) -> dict:
+def three(draw: random.Random, test: bool) -> dict:
     """A class and three of its members."""
     kind = draw.choice(list(MEMBERS))
     x, y, z = draw.sample(MEMBERS[kind], 3)
     return {"one": kind, "x": x, "y": y, "z": z}
 
 
-def counting(draw: random.Random) -> dict:
+def counting(draw: random.Random, test: bool) -> dict:
     """A short run of numbers."""
-    start = draw.randint(1, 40)
-    end = start + draw.randint(3, 6)
+
+    def ends() -> tuple[int, int]:
+        start = draw.randint(1, 40)
+        return start, start + draw.randint(3, 6)
+
+    start, end = draw_numbers(ends, test)
     return {"a": start, "b": end, "up": ", ".join(map(str, range(start, end + 1))),
             "down": ", ".join(map(str, range(end, start - 1, -1)))}
 
 
-def word(draw: random.Random) -> dict:
+def word(draw: random.Random, test: bool) -> dict:
     """A number and its word."""
     at = draw.randrange(len(NUMBER_WORDS))
     return {"a": at, "b": NUMBER_WORDS[at]}
@@ -93,6 +100,6 @@ TURNS = (
 def turn(draw: random.Random, test: bool) -> dict:
     """One exchange."""
     question, answer, drawer = draw.choice(templates(TURNS, test))
-    filled = drawer(draw)
+    filled = drawer(draw, test)
     text = answer.format(**filled)
     return {"question": question.format(**filled), "answer": text[0].upper() + text[1:]}

@@ -18,23 +18,27 @@ def test_sets(count: int, seed: int = TEST_SEED) -> dict[str, list[dict]]:
     made = {}
     for level in LEVELS:
         draw = random.Random(f"{seed}-level-{level}")
-        made[f"word-problems-{level}"] = distinct(lambda i: problem(level, draw, True), count)
+        made[f"word-problems-{level}"] = distinct(lambda *_: problem(level, draw, True), count)
     draw = random.Random(f"{seed}-choices")
     subjects = list(KINDS)
     made["multiple-choice"] = distinct(
-        lambda i: exercise(draw, True, subjects[i // 4 % len(subjects)], i % 4), count
+        lambda attempt, made: exercise(draw, True, subjects[attempt % len(subjects)], made % 4), count
     )
     draw_turns = random.Random(f"{seed}-turns")
-    made["chat"] = distinct(lambda i: turn(draw_turns, True), count)
+    made["chat"] = distinct(lambda *_: turn(draw_turns, True), count)
     return made
 
 
 def distinct(make, count: int) -> list[dict]:
-    """`count` exercises that differ; fewer where a kind has no more."""
+    """`count` exercises that differ in question or right answer, from `make(attempt, made so far)`; fewer where a kind has no more.
+
+    Other wrong answers to the same question make no new exercise.
+    """
     seen, rows = set(), []
-    for _ in range(50 * count):
-        row = make(len(rows))
-        if (key := json.dumps(row, sort_keys=True)) not in seen:
+    for attempt in range(50 * count):
+        row = make(attempt, len(rows))
+        right = row["choices"][row["answer"]] if "choices" in row else row["answer"]
+        if (key := (row["question"], right)) not in seen:
             seen.add(key)
             rows.append(row)
         if len(rows) == count:

@@ -1,6 +1,7 @@
 """The forward and backward pass against plain formulas; the data's form; the stage's bookkeeping."""
 
 import random
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_head_gradient_is_that_of_the_stated_losses():
 
 
 def test_task_plan_keeps_shares_and_reads_every_sequence():
-    plan = task_plan([0.5, 0.25, 0.25], 40)
+    plan = list(islice(task_plan([0.5, 0.25, 0.25]), 40))
     assert [kind for kind, _ in plan].count(0) == 20
     assert sorted(own for kind, own in plan if kind == 1) == list(range(10))
     seen = np.concatenate([rows_of_task(12, number, 4, 1) for number in range(3)])
@@ -127,7 +128,6 @@ def test_a_group_resumes_where_it_was():
     generator = torch.Generator().manual_seed(5)
     random_like = lambda *shape: torch.rand(*shape, generator=generator)
     tensors = {
-        "shared_gate_up": random_like(4, 4),
         "qkv_codes": (random_like(6, 64) * 15).to(torch.uint8), "qkv_scales": random_like(6, 2), "qkv_minima": random_like(6, 2),
         "router": random_like(3, 4), "shared_down": random_like(4, 8),
     }
