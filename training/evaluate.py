@@ -1,6 +1,6 @@
 """Measures a model: perplexity and routing under METHOD.md's windows, exercises by exact greedy answers.
 
-`python -m training.evaluate DATA=FOLDER WORK=FOLDER [WINDOWS=n] [TEXT=valid|test] [STAGE=local|distill|mix]`.
+`python -m training.evaluate DATA=FOLDER WORK=FOLDER [WINDOWS=n] [TEXT=valid|test] [STAGE=local|distill|mix] [BASE=FILE]`.
 Settings are chosen on valid; test is for the model card's figures.
 """
 
@@ -167,7 +167,8 @@ def main() -> None:
     given = {"WINDOWS": "16", "TEXT": "valid", "STAGE": "distill", "EXERCISES": "100"}
     given |= dict(word.split("=", 1) for word in sys.argv[1:])
     work = Path(given["WORK"])
-    workers, settings, base = worker_pool.start(), wanted_settings({}, work, "cpu"), Base()
+    workers, settings = worker_pool.start(), wanted_settings({}, work, "cpu")
+    base = Base(Path(given["BASE"]) if "BASE" in given else None)
     tokenizer = base.tokenizer()
     dense, ends = dense_layers(base)
     cos, sin = rope_tables(base.sizes, base.sizes.context)

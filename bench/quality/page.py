@@ -263,6 +263,8 @@ def write(found, facts, arguments):
     options = [f"--limit {arguments.limit}"]
     options += [f"--quoted {arguments.quoted}"] if arguments.quoted else []
     options += [f"--without {arguments.without}"] if arguments.without else []
+    options += ["--shape SHAPE.gguf"] if arguments.shape else []
+    options += ["--llama-cpp llama.cpp/build/bin"] if arguments.llama_cpp else []
     options += [arguments.model] if arguments.model else []
     name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"
     head = f"""# What cache-aware routing costs and saves

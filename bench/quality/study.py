@@ -29,6 +29,8 @@ KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems
 # The policies of the main table; prune:k=0 runs no routed expert at all and tells how much they matter.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
+# Experts a token that these need, and experts of a layer.
+LEAST_PER_TOKEN, LEAST_EXPERTS = 4, 16
 
 
 def write(path, text):
@@ -56,6 +58,12 @@ class Study:
         self.facts = json.loads(self.moce("inspect", *self.model, "--json"))
         texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.test, self.valid)}
         model = {key: value for key, value in self.facts.items() if key != "file"}
+        experts = self.facts["experts"]
+        if experts["per_token"] < LEAST_PER_TOKEN or experts["count"] < LEAST_EXPERTS:
+            sys.exit(
+                f"the grids of this study are for {LEAST_PER_TOKEN} experts a token of at least {LEAST_EXPERTS} a layer; "
+                f"{self.facts['name']} has {experts['per_token']} of {experts['count']}: try `moce sweep` with a grid of your own"
+            )
         facts = {"moce": self.moce("--version").strip(), "model": model, "texts": texts}
         path = self.folder / "study.json"
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != facts:
@@ -81,6 +89,21 @@ class Study:
             return step["result"]
         print(f"{name}: moce {' '.join(shown)}", file=sys.stderr)
         return self.keep(path, shown, json.loads(self.moce(*command, "--json")))
+
+    def has(self, name):
+        """Whether a step has been done."""
+        return (self.folder / f"{name}.json").exists()
+
+    def one_machine(self, names):
+        """Speeds are compared with each other, so these steps are all done by one processor."""
+        path = self.folder / "speed-machine.json"
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        facts = sorted({line.partition(":")[2].strip() for line in lines if line.startswith(("model", "cpu family"))})
+        machine = {"processor": facts, "processors": os.cpu_count()}
+        if not path.exists():
+            write(path, json.dumps(machine))
+        elif json.loads(path.read_text(encoding="utf-8")) != machine and not all(map(self.has, names)):
+            sys.exit(f"{self.folder} holds speeds of another machine; delete its speed-*.json to measure all of them here")
 
     def keep(self, path, command, result):
         write(path, self.shown(json.dumps({"command": command, "result": result})))
@@ -151,7 +174,7 @@ def saved_start(study):
 def evictions(study):
     """Evictions and Belady's bound on a recorded trace, lossless."""
     trace = study.folder / "test.trace"
-    if not trace.exists():
+    if not study.has("evictions") and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.test, *study.limited(study.arguments.limit), "-o", trace)
     return study.step(
         "evictions", "simulate", trace, "--capacity", "12.5%,25%,50%,75%",
@@ -181,8 +204,10 @@ def tasks(study):
 def speed(study):
     """A full-size shape with random weights, routed by chance and as the model was on the validation text; llama.cpp beside it."""
     shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
+    names = {capacity: f"speed-{capacity.rstrip('%')}" for capacity in ("25%", "50%", "75%")}
+    study.one_machine([f"{name}-{kind}" for name in names.values() for kind in ("chance", "model", "llama-cpp")])
     trace = study.folder / "valid.trace"
-    if not trace.exists():
+    if not all(study.has(f"{name}-model") for name in names.values()) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
     choice = study.step(
         "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.2..0.5/4",
@@ -190,12 +215,11 @@ def speed(study):
     )  # fmt: skip
     routing = strongest_within(choice, 0.01)
     found = {"routing": routing, "cells": []}
-    for capacity in ("25%", "50%", "75%"):
+    for capacity, name in names.items():
         bench = ["bench", shape, "--capacity", capacity, "--prompt-tokens", 16, "-n", 64, "--ceilings"]
-        name = f"speed-{capacity.rstrip('%')}"
         chance = study.step(f"{name}-chance", *bench)["cells"]
         model = study.step(f"{name}-model", *bench, "--replay", trace, "--routing-grid", f"original;{routing}")["cells"]
-        peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"])
+        peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
         found["cells"].append({"capacity": capacity, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
     return found
 
@@ -208,7 +232,7 @@ def strongest_within(rows, most):
     return min(within, key=lambda row: row["miss_rate"])["routing"]
 
 
-def llama_cpp_beside(study, name, plan_bytes):
+def llama_cpp_beside(study, name, plan_bytes, threads):
     """Tokens/s of llama.cpp in a memory control group as large as moce's plan: the better of two settings, each the median of three."""
     path = study.folder / f"{name}-llama-cpp.json"
     if path.exists():
@@ -217,7 +241,7 @@ def llama_cpp_beside(study, name, plan_bytes):
     import compare_streaming
 
     limit = (plan_bytes + (1 << 20) - 1) >> 20 << 20
-    arguments = argparse.Namespace(llama_cpp=study.arguments.llama_cpp, model=study.arguments.shape, threads=os.cpu_count())
+    arguments = argparse.Namespace(llama_cpp=study.arguments.llama_cpp, model=study.arguments.shape, threads=threads)
     group = compare_streaming.Group(limit)
     run = lambda policy: compare_streaming.llama_cpp(arguments, group, ("decode", 32), policy)[0]
     speeds = {policy or "unset": sorted(run(policy) for _ in range(3)) for policy in ("passive", None)}

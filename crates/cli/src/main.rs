@@ -18,6 +18,9 @@ use arguments::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Exit status of a command line that cannot be meant; clap's own.
+const WRONG_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     report::start_log(cli.global.verbose);
@@ -45,7 +48,11 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report::error(&error);
-            if interrupt::happened() { ExitCode::from(interrupt::EXIT_STATUS) } else { ExitCode::FAILURE }
+            match error.is::<report::WrongUsage>() {
+                _ if interrupt::happened() => ExitCode::from(interrupt::EXIT_STATUS),
+                true => ExitCode::from(WRONG_USAGE),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What moce says beside its results: errors, the line at the start, sizes, peak memory. All on standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 
 /// Writes log events to standard error: warnings, more with `-v` and `-vv`, or what `MOCE_LOG` says.
 pub(crate) fn start_log(verbose: u8) {
@@ -14,19 +15,43 @@ pub(crate) fn start_log(verbose: u8) {
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_ansi(colours())
+        // What cannot be written is not written about either: that would end the program.
+        .log_internal_errors(false)
         .init();
+}
+
+/// Writes a line to standard error. That its reader went away (`moce … 2>&1 | head`) ends no work that has a result.
+pub(crate) fn say(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What the command line asks for cannot be meant: the exit status is 2.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(String);
+
+impl Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
+/// A [`WrongUsage`] that says this.
+pub(crate) fn usage(what: impl Display) -> anyhow::Error {
+    WrongUsage(what.to_string()).into()
 }
 
 /// One line that says what went wrong, and a second one with the cause where there is one.
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("moce: {error}");
+    say(format_args!("moce: {error}"));
     let said = error.to_string();
     let mut previous = said;
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Errors that wrap another and repeat its words add nothing.
         if !previous.contains(&cause) {
-            eprintln!("  cause: {cause}");
+            say(format_args!("  cause: {cause}"));
         }
         previous = cause;
     }

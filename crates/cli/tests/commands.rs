@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 use support::{moce, moce_with_input, refused, stdout, text};
 
-const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "The capital of France is"];
+const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "In France, the capital"];
 
 #[test]
 fn run_writes_the_models_text_the_same_everywhere() {
@@ -39,9 +39,9 @@ fn run_without_a_prompt_shows_the_model_at_work() {
 #[test]
 fn standard_input_and_files_are_prompts() {
     let from_option = stdout(&GREEDY);
-    let piped = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16"], b"The capital of France is");
+    let piped = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16"], b"In France, the capital");
     assert_eq!(text(&piped.stdout), from_option);
-    let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"The capital of France is");
+    let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"In France, the capital");
     assert_eq!(text(&dashed.stdout), from_option);
 }
 
@@ -103,6 +103,8 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
         (&["run", "--top-p", "1.5"], "--top-p"),
         (&["run", "--eviction", "fifo"], "--eviction"),
         (&["run", "-p", "x", "-f", "y"], "--file"),
+        (&["bench", "--shape", "mixtral-8x7b", "--type", "x"], "'x'"),
+        (&["simulate", "nosuch.trace", "--capacity", "abc"], "abc"),
         (&["sing"], "sing"),
     ] {
         let message = refused(arguments, 2);
@@ -133,7 +135,7 @@ fn text_becomes_tokens_and_tokens_become_text() {
 #[test]
 fn logits_are_those_that_run_picks_from() {
     let all: serde_json::Value =
-        serde_json::from_str(&stdout(&["logits", "-q", "-p", "The capital of France is", "--json"])).unwrap();
+        serde_json::from_str(&stdout(&["logits", "-q", "-p", "In France, the capital", "--json"])).unwrap();
     let logits = all["logits"].as_array().unwrap();
     let best = (0..logits.len()).max_by(|&a, &b| logits[a].as_f64().unwrap().total_cmp(&logits[b].as_f64().unwrap()));
     let summary = stdout(&[&GREEDY[..], &["--json"]].concat());
@@ -156,4 +158,30 @@ fn completions_and_manual_are_there() {
     }
     assert!(stdout(&["man"]).contains(".TH"));
     assert!(stdout(&["run", "--help"]).contains("Examples:"));
+}
+
+#[test]
+fn help_tells_each_commands_own_defaults() {
+    // On one line, however wide the terminal is.
+    let help = |command: &[&str]| {
+        let text = stdout(&[command, &["--help"]].concat());
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let by_memory = "one number per layer [default: what the memory gives]";
+    let half = "one number per layer [default: 50%]";
+    for (command, capacity, prompt) in [
+        (&["run"][..], by_memory, "[default: original]"),
+        (&["plan"], by_memory, "[default: original]"),
+        (&["perplexity"], half, "[default: same]"),
+        (&["eval"], half, "[default: same]"),
+        (&["trace", "record"], half, "[default: same; with -n: original]"),
+    ] {
+        let help = help(command);
+        assert!(help.contains(capacity), "{command:?}: {help}");
+        assert!(help.contains(&format!("The policy for prompt tokens {prompt}")), "{command:?}: {help}");
+    }
+    for command in ["sweep", "tune"] {
+        let help = help(&[command]);
+        assert!(help.contains("[default: 50%]") && !help.contains("--routing-prompt"), "{command}: {help}");
+    }
 }

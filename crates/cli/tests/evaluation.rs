@@ -47,12 +47,32 @@ fn results_are_kept_taken_up_again_and_compared() {
     let comparison = &lossy["comparison"];
     assert_eq!((&comparison["questions"], &comparison["baseline_routing"]), (&Json::from(3), &Json::from("original")));
     assert!(lossy["changed_share"].as_f64().unwrap() > 0.5, "{lossy}");
+
+    // Results of other questions are refused before a model is opened.
+    std::fs::write(&other, text.replace("\"prompt\":\"", "\"prompt\":\"0")).unwrap();
+    let said = refused(&["eval", &questions, "nosuch.gguf", "--baseline", &other], 1);
+    assert!(said.contains(&other) && said.contains("cannot be paired"), "{said}");
+
+    // What differs in the policy of prompts, or in how keys and values are kept, is another run.
+    let begun: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
+    let partial = format!("{other}.partial");
+    std::fs::write(&partial, &begun).unwrap();
+    for more in [["--kv", "f32"], ["--touch", "weak-first"], ["--start", "first"]] {
+        let said = refused(&[&eval[..], &["-o", &other], &more].concat(), 1);
+        assert!(said.contains("other.jsonl.partial"), "{said}");
+    }
+    let two = ["--routing", "prune:k=1", "--routing-prompt", "original"];
+    assert!(refused(&[&eval[..], &["-o", &other], &two].concat(), 1).contains("other.jsonl.partial"));
+    // A partial file beside a whole one is gone on with.
+    assert_eq!(with(&["-o", &other]), report);
+    let two = stdout(&[&["eval", &questions, &model, "-q", "--ctx", "128"], &two[..]].concat());
+    assert!(two.contains("routing     prune:k=1 (prompt: original)"), "{two}");
 }
 
 #[test]
 fn what_is_no_task_is_refused() {
-    assert!(refused(&["eval", "nosuch", &model()], 1).contains("nosuch"));
-    assert!(refused(&["eval", "mmlu", &model()], 1).contains("--data"));
+    assert!(refused(&["eval", "nosuch", &model()], 2).contains("nosuch"));
+    assert!(refused(&["eval", "mmlu", &model()], 2).contains("--data"));
     assert!(refused(&["eval", "mmlu", &model(), "--data", "nosuch"], 1).contains("nosuch"));
 }
 

@@ -18,7 +18,7 @@ const CONTEXT: usize = 192;
 
 /// The demo model, which ships with the repository: 160 MB.
 fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf")
 }
 
 /// Runs a model in the group. Its tokens are drawn almost uniformly, so that experts miss as often as they can.

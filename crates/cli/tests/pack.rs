@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf")
 }
 
 fn command() -> Command {

@@ -103,10 +103,23 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     for (arguments, part) in [
         (&["simulate", "@text.trace", "--scope", "global"][..], "--capacity"),
         (&["simulate", "@text.trace", "--scope", "global", "--capacity", "4GiB", "--eviction", "lfu"], "lru"),
-        (&["simulate", "@text.trace", "--capacity", "61"], "61"),
+        (&["simulate", "@text.trace", "--scope", "global", "--capacity", "4G"], "--capacity 4G"),
+        (&["simulate", "@text.trace", "--capacity", "20,abc"], "--capacity abc"),
+        (&["simulate", "@text.trace", "--routing-grid", "nonsense"], "nonsense"),
     ] {
-        let message = refused(folder, arguments, 1);
+        let message = refused(folder, arguments, 2);
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
-    assert!(refused(folder, &["simulate", "@text.trace", "--routing-grid", "nonsense"], 2).contains("nonsense"));
+    assert!(refused(folder, &["simulate", "@text.trace", "--capacity", "61"], 1).contains("61"));
+
+    let scoring = [&perplexity[..6], &["--limit", "100"]].concat();
+    let lossy =
+        ["--json", "--routing", "cache-prior:lambda=0.6", "--capacity", "8", "--record-routing", "@lossy.trace"];
+    let lossy = json(&stdout(folder, &[&scoring[..], &lossy].concat()));
+    assert!(lossy["replayed_routing"].is_null());
+    let replay = [&scoring[..], &["--capacity", "8", "--replay-routing", "@lossy.trace"]].concat();
+    let replayed = json(&stdout(folder, &[&replay[..], &["--json"]].concat()));
+    assert_eq!((&replayed["nll"], &replayed["routing"]), (&lossy["nll"], &"original".into()));
+    assert!(replayed["replayed_routing"].as_str().unwrap().starts_with("cache-prior:lambda=0.6"), "{replayed}");
+    assert!(stdout(folder, &replay).contains("as recorded (cache-prior:lambda=0.6"));
 }

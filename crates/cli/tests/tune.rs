@@ -5,6 +5,7 @@
 mod support;
 
 use serde_json::Value;
+use std::process::{Command, Stdio};
 use support::{refused, stdout};
 
 const SENTENCES: [&str; 4] = [
@@ -25,7 +26,7 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
         "-f",
         &text,
         "--window",
-        "16",
+        "8",
         "--limit",
         "64",
         "--capacity",
@@ -51,9 +52,40 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
 
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
+    assert!(refused(&["plan", fixture, "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["run", "--profile", &profile, "--routing", "fast"], 2).contains("--routing"));
     assert!(refused(&["run", "--target-tps", "5"], 2).contains("--profile"));
     assert!(refused(&tune, 1).contains("--force"));
     std::fs::write(&profile, "{}").unwrap();
     assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
+}
+
+#[test]
+fn too_little_text_and_what_tune_ignores_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("text"), SENTENCES.concat()).unwrap();
+    let (text, profile) = (at("text"), at("profile"));
+    let tune = ["tune", "-f", &text, "-o", &profile, "--window", "16"];
+    let said = refused(&tune, 1);
+    assert!(said.contains("8 are the least") && said.contains("--window"), "{said}");
+    for ignored in [["--routing", "fast"], ["--routing-prompt", "same"]] {
+        assert!(refused(&[&tune[..], &ignored].concat(), 2).contains(ignored[0]));
+    }
+}
+
+/// `moce tune ... 2>&1 | head -1` still writes its profile.
+#[test]
+fn a_reader_of_progress_that_goes_away_costs_no_profile() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
+    command.args(["tune", model, "--window", "8", "--limit", "64", "-f"]).arg(at("text")).arg("-o").arg(at("profile"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && at("profile").exists(), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("candidates with fewer misses"));
 }

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A session is one text with its KV cache.
     let mut session = Session::new(&engine)?;
     let sampler_options = SamplerOptions { seed: 42, ..SamplerOptions::default() };
-    let mut sampler = Sampler::new(sampler_options, engine.hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(sampler_options, engine.hyperparameters().vocabulary)?;
     let tokens = engine.tokenizer().encode_prompt(&prompt)?;
     let options = GenerateOptions { max_tokens: 100, ..GenerateOptions::default() };
     let answer = generate(&mut session, &mut sampler, &tokens, &options, &mut |piece| {

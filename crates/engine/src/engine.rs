@@ -16,7 +16,7 @@ use crate::weights::Weights;
 use crate::{Capacity, Error, Hyperparameters, ModelIdentity, packed};
 use moce_flash::Files;
 use moce_gguf::Gguf;
-use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope, RopeParameters};
+use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope};
 use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -129,13 +129,7 @@ impl Engine {
         tracing::info!(flash, "files opened");
         experts.preload(&cpu)?;
         tracing::info!("resident experts loaded");
-        let rope = Rope::new(&RopeParameters {
-            dimensions: h.rope.dimensions,
-            base: h.rope.base,
-            scaling: h.rope.scaling,
-            frequency_factors: architecture.frequency_factors().map(|id| weights.vector(id)),
-            pairing: h.rope.pairing,
-        })?;
+        let rope = h.rope.rope(architecture.frequency_factors().map(|id| weights.vector(id)))?;
         let scratch = Scratch::new(h, plan.scratch, rope.table(plan.chunk), &cpu);
         Ok(Engine {
             path: gguf.parts()[0].path().to_owned(),
@@ -245,6 +239,9 @@ impl Engine {
     /// A new session's routing state with `capacity` experts logically cached in each MoE layer. What it has cached counts as held until
     /// [`Engine::end_routing`].
     pub(crate) fn begin_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
+        if capacity.len() != self.plan.experts.len() {
+            return Err(Error::CapacityLayers { given: capacity.len(), layers: self.plan.experts.len() });
+        }
         let layers = self.plan.experts.iter().zip(capacity);
         let shapes = layers.map(|(&experts, &capacity)| LayerShape {
             experts,
@@ -323,8 +320,9 @@ impl Engine {
                 error => error,
             });
         }
-        if let LogitsWanted::Last = logits {
-            last_logits.copy_from_slice(&scratch.logits[..last_logits.len()]);
+        if let Some(row) = logits.last_row(tokens.len(), self.plan.scratch.logit_rows) {
+            let vocabulary = last_logits.len();
+            last_logits.copy_from_slice(&scratch.logits[row * vocabulary..(row + 1) * vocabulary]);
         }
         Ok(())
     }
@@ -388,6 +386,6 @@ pub(crate) struct StepRequest<'a> {
     pub(crate) first_position: usize,
     pub(crate) phase: Phase,
     pub(crate) logits: LogitsWanted<'a>,
-    /// Where the last token's logits go, if they are wanted `[vocabulary]`.
+    /// Where the last token's logits go, if any are wanted and the step succeeds `[vocabulary]`.
     pub(crate) last_logits: &'a mut [f32],
 }

@@ -94,6 +94,12 @@ pub enum Error {
         /// The model's own context.
         model: usize,
     },
+    /// A context without a position was asked for.
+    #[error("a context of 0 tokens was asked for; give 1 to {model}")]
+    ContextEmpty {
+        /// The model's own context.
+        model: usize,
+    },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocabulary}")]
     TokenOutOfRange {
@@ -241,6 +247,16 @@ pub enum Error {
     SnapshotGone {
         /// Tokens that had been seen.
         position: usize,
+    },
+    /// An option of the sampler that cannot be.
+    #[error("sampling: {option} is {found}, allowed is {allowed}")]
+    Sampling {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        allowed: String,
     },
     /// A step without tokens.
     #[error("no tokens to run; give a prompt")]

@@ -4,7 +4,7 @@
 
 use crate::{Error, packed};
 use moce_gguf::Gguf;
-use moce_kernels::{RopePairing, RopeScaling};
+use moce_kernels::{Rope, RopePairing, RopeParameters, RopeScaling};
 
 /// Upper bound for every count in a header. The shapes of the tensors must agree with the counts anyway; this only keeps
 /// arithmetic on hostile headers far from overflow.
@@ -54,6 +54,14 @@ pub struct RopeKeys {
     pub scaling: RopeScaling,
 }
 
+impl RopeKeys {
+    /// The frequencies; the factors are those of `rope_freqs.weight`, where the model has it `[dimensions / 2]`.
+    pub(crate) fn rope(&self, frequency_factors: Option<&[f32]>) -> Result<Rope, Error> {
+        let &RopeKeys { dimensions, base, pairing, scaling } = self;
+        Ok(Rope::new(&RopeParameters { dimensions, base, scaling, frequency_factors, pairing })?)
+    }
+}
+
 /// Shape of the routed experts, the same in every layer that has them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertShape {
@@ -92,6 +100,10 @@ impl Hyperparameters {
             let shape = format!("heads of {head_dim} and {value_dim} values, {dimensions} of them rotated");
             return Err(Error::shape(gguf, shape));
         }
+        let context = keys.count("context_length")?;
+        if context == 0 {
+            return Err(Error::shape(gguf, format!("{} must not be 0", keys.name("context_length"))));
+        }
         Ok(Hyperparameters {
             layers: keys.count("block_count")?,
             hidden,
@@ -100,7 +112,7 @@ impl Hyperparameters {
             head_dim,
             value_dim,
             feed_forward: keys.count_or("feed_forward_length", 0)?,
-            context: keys.count("context_length")?,
+            context,
             vocabulary: gguf.tensor("token_embd.weight")?.rows(),
             rms_epsilon: keys.real("attention.layer_norm_rms_epsilon")?,
             rope: RopeKeys {

@@ -14,7 +14,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Arc::new(Engine::open(Path::new("model.gguf"), &EngineOptions::default())?);
 //! let mut session = Session::new(&engine)?;
-//! let mut sampler = Sampler::new(SamplerOptions::default(), engine.hyperparameters().vocabulary);
+//! let mut sampler = Sampler::new(SamplerOptions::default(), engine.hyperparameters().vocabulary)?;
 //! let prompt = engine.tokenizer().encode_prompt("Once upon a time")?;
 //! let options = GenerateOptions { max_tokens: 100, ..Default::default() };
 //! let answer = generate(&mut session, &mut sampler, &prompt, &options, &mut |piece| {

@@ -136,6 +136,8 @@ impl MemoryPlan {
             cpu,
             wishes,
             program_bytes: budget::resident_bytes() + PROGRAM_GROWTH_BYTES,
+            // The factors, which have not been read, change no size.
+            rope_row_bytes: h.rope.rope(None)?.table_bytes(1),
         };
         planner.plan()
     }
@@ -161,6 +163,8 @@ struct Planner<'a> {
     cpu: &'a Cpu,
     wishes: &'a Wishes<'a>,
     program_bytes: u64,
+    /// Bytes of the rotation of one token.
+    rope_row_bytes: usize,
 }
 
 impl Planner<'_> {
@@ -223,6 +227,7 @@ impl Planner<'_> {
     fn contexts(&self) -> Result<Vec<usize>, Error> {
         let model = self.h.context;
         match self.wishes.context {
+            Some(0) => Err(Error::ContextEmpty { model }),
             Some(wanted) if wanted > model => Err(Error::ContextTooLong { wanted, model }),
             Some(wanted) => Ok(vec![wanted]),
             None if model > SMALL_CONTEXT => Ok(vec![DEFAULT_CONTEXT.min(model), SMALL_CONTEXT]),
@@ -324,6 +329,7 @@ impl Planner<'_> {
             kv: self.kv(context),
             logit_rows: self.wishes.logit_rows.clamp(1, chunk),
             guesses: self.wishes.guesses,
+            rope_row_bytes: self.rope_row_bytes,
         }
     }
 

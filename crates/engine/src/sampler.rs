@@ -4,10 +4,14 @@
 //! decided in f64 over candidates sorted by logit, ties by lower id, and the random numbers are ChaCha8 from the seed: the same
 //! logits and seed give the same token on every machine.
 
+use crate::Error;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+
+/// Most recent tokens that a repeat penalty may hold for: each is compared with the others, which with so many takes some milliseconds.
+const MOST_REPEAT_WINDOW: usize = 4096;
 
 /// What the sampler does; the default is llama.cpp's, except that its dry, typical and xtc steps (off there by default) do not exist here.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +26,7 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Logits of recent tokens are divided (if positive) or multiplied by it; 1 changes nothing. llama.cpp: 1.
     pub repeat_penalty: f32,
-    /// How many recent tokens that holds for. llama.cpp: 64.
+    /// How many recent tokens that holds for, at most 4,096. llama.cpp: 64.
     pub repeat_window: usize,
     /// Seed of the random numbers.
     pub seed: u64,
@@ -39,6 +43,36 @@ impl Default for SamplerOptions {
             repeat_window: 64,
             seed: 0,
         }
+    }
+}
+
+impl SamplerOptions {
+    fn check(&self) -> Result<(), Error> {
+        let &SamplerOptions { temperature, top_p, min_p, repeat_penalty, repeat_window, .. } = self;
+        let is_share = |share: f32| (0.0..=1.0).contains(&share);
+        let reals = [
+            ("temperature", temperature, "a number of at least 0", temperature.is_finite() && temperature >= 0.0),
+            ("top-p", top_p, "0 to 1", is_share(top_p)),
+            ("min-p", min_p, "0 to 1", is_share(min_p)),
+            (
+                "the repeat penalty",
+                repeat_penalty,
+                "a number over 0",
+                repeat_penalty.is_finite() && repeat_penalty > 0.0,
+            ),
+        ];
+        let refuse = |option, found, allowed| Err(Error::Sampling { option, found, allowed });
+        if let Some((option, found, allowed, _)) = reals.into_iter().find(|&(.., holds)| !holds) {
+            return refuse(option, found.to_string(), allowed.to_owned());
+        }
+        if repeat_window > MOST_REPEAT_WINDOW {
+            return refuse(
+                "the repeat window",
+                repeat_window.to_string(),
+                format!("at most {MOST_REPEAT_WINDOW} tokens"),
+            );
+        }
+        Ok(())
     }
 }
 
@@ -67,13 +101,17 @@ impl Candidate {
 
 impl Sampler {
     /// A sampler at the start of a text, for a vocabulary of `vocabulary` tokens.
-    pub fn new(options: SamplerOptions, vocabulary: usize) -> Sampler {
-        Sampler {
+    ///
+    /// # Errors
+    /// An option is outside its range.
+    pub fn new(options: SamplerOptions, vocabulary: usize) -> Result<Sampler, Error> {
+        options.check()?;
+        Ok(Sampler {
             random: ChaCha8Rng::seed_from_u64(options.seed),
             recent: VecDeque::with_capacity(options.repeat_window + 1),
             candidates: Vec::with_capacity(vocabulary),
             options,
-        }
+        })
     }
 
     /// Notes a token of the text (prompt or generated) for the repeat penalty.
@@ -114,8 +152,9 @@ impl Sampler {
                 continue;
             }
             if let Some(candidate) = self.candidates.get_mut(token as usize) {
-                candidate.logit =
-                    if candidate.logit > 0.0 { candidate.logit / penalty } else { candidate.logit * penalty };
+                let logit = candidate.logit;
+                let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
+                candidate.logit = penalised.clamp(f32::MIN, f32::MAX); // finite with extreme penalties, too
             }
         }
     }
@@ -185,7 +224,7 @@ mod tests {
     use super::*;
 
     fn sampler(options: SamplerOptions) -> Sampler {
-        Sampler::new(options, 8)
+        Sampler::new(options, 8).unwrap()
     }
 
     const ALL: SamplerOptions = SamplerOptions {
@@ -197,6 +236,35 @@ mod tests {
         repeat_window: 64,
         seed: 1,
     };
+
+    #[test]
+    fn options_outside_their_range_are_refused() {
+        let bad = [
+            SamplerOptions { temperature: f32::NAN, ..ALL },
+            SamplerOptions { temperature: f32::INFINITY, ..ALL },
+            SamplerOptions { temperature: -1.0, ..ALL },
+            SamplerOptions { top_p: f32::NAN, ..ALL },
+            SamplerOptions { min_p: 1.5, ..ALL },
+            SamplerOptions { repeat_penalty: 0.0, ..ALL },
+            SamplerOptions { repeat_penalty: f32::NAN, ..ALL },
+            SamplerOptions { repeat_window: usize::MAX, ..ALL },
+        ];
+        for options in bad {
+            let message = Sampler::new(options.clone(), 8).map(|_| ()).unwrap_err().to_string();
+            assert!(message.starts_with("sampling: ") && message.contains("allowed is"), "{options:?}: {message}");
+        }
+        assert!(Sampler::new(SamplerOptions { repeat_window: MOST_REPEAT_WINDOW, ..ALL }, 8).is_ok());
+    }
+
+    #[test]
+    fn an_extreme_penalty_leaves_a_choice() {
+        for repeat_penalty in [f32::MIN_POSITIVE, f32::MAX] {
+            let mut sampler = sampler(SamplerOptions { repeat_penalty, ..ALL });
+            [0, 1].into_iter().for_each(|token| sampler.accept(token));
+            assert!([[9.0, 8.0], [-9.0, -8.0]].iter().all(|logits| sampler.sample(logits) < 2));
+            assert!(sampler.candidates.iter().all(|candidate| candidate.probability.is_finite()));
+        }
+    }
 
     #[test]
     fn temperature_zero_takes_the_likeliest_and_the_lower_id_of_two() {

@@ -82,6 +82,8 @@ pub(crate) struct ScratchSizes {
     pub(crate) logit_rows: usize,
     /// Whether there are guesses.
     pub(crate) guesses: bool,
+    /// Bytes of the rotation of one token.
+    pub(crate) rope_row_bytes: usize,
 }
 
 impl ScratchSizes {
@@ -105,7 +107,7 @@ impl ScratchSizes {
                 activations += PrefetchScratch::bytes(h.layers, h.hidden, experts.count);
             }
         }
-        floats * size_of::<f32>() + activations
+        floats * size_of::<f32>() + activations + chunk * self.rope_row_bytes
     }
 
     fn attention_floats(&self, cpu: &Cpu) -> usize {

@@ -28,6 +28,7 @@ pub struct Session {
 pub struct Snapshot {
     position: usize,
     branch: u64,
+    failed: bool,
     routing: SessionRouting,
     logits: Vec<f32>,
 }
@@ -45,7 +46,7 @@ impl Session {
     /// cached but absent is read when it is chosen.
     ///
     /// # Errors
-    /// The options do not fit the model, or there is no memory for the KV cache.
+    /// The options or the number of capacities do not fit the model, or there is no memory for the KV cache.
     pub fn with_routing(engine: &Arc<Engine>, routing: &RoutingOptions, capacity: &[usize]) -> Result<Session, Error> {
         let h = engine.hyperparameters();
         Ok(Session {
@@ -75,7 +76,8 @@ impl Session {
         self.engine.context() - self.position
     }
 
-    /// Logits for the next token, by id; zeros before the first token.
+    /// Logits for the next token `[vocabulary]`, by id; zeros before the first token of a text. They are finite: a step that would
+    /// give others fails and leaves those from before it.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
@@ -86,9 +88,15 @@ impl Session {
     }
 
     /// Which experts are cached, and the state of the policy: to be taken up by a later session.
-    pub fn cache_state(&self) -> CacheState {
+    ///
+    /// # Errors
+    /// A step failed half-way, so that some layers have seen tokens that others have not.
+    pub fn cache_state(&self) -> Result<CacheState, Error> {
+        if self.failed {
+            return Err(Error::SessionFailed);
+        }
         let layers = (0..self.routing.layer_count()).map(|layer| self.routing.state(layer)).collect();
-        CacheState::new(self.engine.identity(), layers)
+        Ok(CacheState::new(self.engine.identity(), layers))
     }
 
     /// Takes up a saved state. Its experts are read in idle time; what is chosen before it has come is read at once. Where fewer
@@ -127,15 +135,15 @@ impl Session {
     }
 
     /// Starts a new text with what policies have learned: caches are emptied (or as they are at a start), the running range of the scores
-    /// and all counts stay.
+    /// and all counts stay. They would stay uneven after a failed step, so a session that failed remains so.
     pub fn restart(&mut self) {
         self.engine.end_routing(&self.routing);
         self.routing.restart_caches();
         self.engine.hold(&self.routing);
         self.tap.start(Start::Window);
         self.position = 0;
+        self.logits.fill(0.0);
         self.branches.begin(0);
-        self.failed = false;
     }
 
     /// Forgets everything: the next token is the first of a text.
@@ -144,6 +152,7 @@ impl Session {
     /// The routing state cannot be made anew.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.position = 0;
+        self.logits.fill(0.0);
         self.branches.begin(0);
         self.engine.end_routing(&self.routing);
         let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
@@ -198,18 +207,19 @@ impl Session {
         self.tap.observe(None)
     }
 
-    /// The place where the session is now, to come back to after other tokens have followed it.
+    /// The place where the session is now, to come back to after other tokens have followed it. That of a failed session is failed, too.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             position: self.position,
             branch: self.branches.at(self.position),
+            failed: self.failed,
             routing: self.routing.clone(),
             logits: self.logits.clone(),
         }
     }
 
-    /// Goes back: tokens, policy state, counts and logits are as they were at the snapshot. An observer is not told, and selections that
-    /// are re-applied do not go back.
+    /// Goes back: tokens, policy state (recency, the eviction's data, the running range), counts and logits are as they were at the
+    /// snapshot. The policies stay the ones that are set now. An observer is not told, and selections that are re-applied do not go back.
     ///
     /// # Errors
     /// The snapshot is of another session, or its tokens have been overwritten since by others.
@@ -217,13 +227,15 @@ impl Session {
         if snapshot.position > self.position || self.branches.at(snapshot.position) != snapshot.branch {
             return Err(Error::SnapshotGone { position: snapshot.position });
         }
+        let RoutingOptions { policy, prompt_policy, .. } = self.routing.options().clone();
         self.engine.end_routing(&self.routing);
         self.routing.clone_from(&snapshot.routing);
         self.engine.hold(&self.routing);
+        self.routing.set_policies(policy, prompt_policy)?;
         self.position = snapshot.position;
         self.logits.copy_from_slice(&snapshot.logits);
         self.branches.begin(snapshot.position);
-        self.failed = false;
+        self.failed = snapshot.failed;
         Ok(())
     }
 
@@ -231,7 +243,7 @@ impl Session {
     ///
     /// # Errors
     /// There are no tokens, one is outside the vocabulary, they do not fit the context, or a step fails. After a failed step the session
-    /// takes no tokens until it is cleared.
+    /// takes no tokens until it is cleared, or goes back to a snapshot from before.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<(), Error> {
         let flow = self.prompt_while(tokens, &mut |_, _| ControlFlow::Continue(()))?;
         debug_assert!(flow.is_continue());
@@ -271,7 +283,7 @@ impl Session {
         self.step(&[token], Phase::Generation, LogitsWanted::Last)
     }
 
-    /// Runs tokens as a prompt and hands out the logits after each of them, by the token's index in `tokens`.
+    /// Runs tokens as a prompt and hands out the logits after each of them, by the token's index in `tokens`. Those of the last stay.
     ///
     /// # Errors
     /// As [`Session::prompt`].
@@ -315,11 +327,6 @@ impl Session {
             logits: logits.reborrow(),
             last_logits: &mut self.logits,
         })?;
-        if let LogitsWanted::Last = logits
-            && !self.engine.cpu().all_finite(&self.logits)
-        {
-            return Err(Error::NonFinite { layer: self.engine.hyperparameters().layers });
-        }
         self.tap.end(tokens.len())?;
         self.position += tokens.len();
         self.failed = false;

@@ -29,6 +29,8 @@ struct Place {
     rows: usize,
     columns: usize,
     layout: Layout,
+    /// Whether it was declared as a vector, which is widened to f32 when it is read.
+    is_vector: bool,
     range: Range<usize>,
 }
 
@@ -73,7 +75,8 @@ impl<'g> WeightPlan<'g> {
 
     fn place(&mut self, tensor: &'g Tensor, rows: usize, columns: usize) -> Result<usize, Error> {
         let format = self.check(tensor, &[columns, rows])?;
-        self.push(tensor, format, rows, columns, tensor.bytes())
+        let place = Place { format, rows, columns, layout: Layout::Plain, is_vector: false, range: 0..0 };
+        self.push(tensor, place, tensor.bytes())
     }
 
     fn place_vector(&mut self, tensor: &'g Tensor, len: usize) -> Result<VectorId, Error> {
@@ -82,23 +85,18 @@ impl<'g> WeightPlan<'g> {
             return Err(Error::format(self.gguf, tensor, "a vector must be F32, F16 or BF16"));
         }
         // Kept as f32 whatever the file has.
-        self.push(tensor, format, 1, len, len * 4).map(VectorId)
+        let place = Place { format, rows: 1, columns: len, layout: Layout::Plain, is_vector: true, range: 0..0 };
+        self.push(tensor, place, len * size_of::<f32>()).map(VectorId)
     }
 
-    fn push(
-        &mut self,
-        tensor: &'g Tensor,
-        format: Format,
-        rows: usize,
-        columns: usize,
-        bytes: usize,
-    ) -> Result<usize, Error> {
+    /// Gives a tensor the next `bytes` bytes.
+    fn push(&mut self, tensor: &'g Tensor, place: Place, bytes: usize) -> Result<usize, Error> {
         let start = self.bytes;
         self.bytes = bytes
             .checked_next_multiple_of(ALIGNMENT)
             .and_then(|bytes| start.checked_add(bytes))
             .ok_or_else(|| Error::shape(self.gguf, format!("tensor {} does not fit an address", tensor.name())))?;
-        self.places.push((Place { format, rows, columns, layout: Layout::Plain, range: start..start + bytes }, tensor));
+        self.places.push((Place { range: start..start + bytes, ..place }, tensor));
         Ok(self.places.len() - 1)
     }
 
@@ -113,7 +111,8 @@ impl<'g> WeightPlan<'g> {
         let mut places = Vec::with_capacity(self.places.len());
         for (mut place, tensor) in self.places {
             let destination = &mut memory[place.range.clone()];
-            if tensor.dims().len() == 1 {
+            // Not what its dimensions say: see `check_tensor`.
+            if place.is_vector {
                 read_vector(self.gguf, tensor, place.format, destination)?;
                 place.format = Format::F32;
             } else {
@@ -176,5 +175,40 @@ impl Weights {
     /// The contents of a vector.
     pub(crate) fn vector(&self, id: VectorId) -> &[f32] {
         bytemuck::cast_slice(&self.memory[self.places[id.0].range.clone()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moce_gguf::{TensorType, Writer};
+    use moce_kernels::CpuOptions;
+
+    /// Trailing dimensions of 1 carry no meaning, also not for how a tensor is read.
+    #[test]
+    fn vectors_stored_as_matrices_and_matrices_stored_as_vectors_are_read_as_declared() {
+        const LEN: usize = 32;
+        let values: Vec<f32> = (0..LEN).map(|index| index as f32 - 7.5).collect();
+        let mut half = vec![0; 2 * LEN];
+        moce_quant::encode(Format::F16, &values, &mut half);
+        let mut writer = Writer::new();
+        writer.add_tensor("vector", TensorType::F16, &[LEN, 1]).unwrap();
+        writer.add_tensor("matrix", TensorType::F16, &[LEN]).unwrap();
+        writer.add_tensor("quantised", TensorType::Q8_0, &[LEN]).unwrap();
+        let mut quantised = vec![0; Format::Q8_0.row_bytes(LEN).unwrap()];
+        moce_quant::encode(Format::Q8_0, &values, &mut quantised);
+        let bytes = |tensor: &Tensor| if tensor.name() == "quantised" { &quantised } else { &half };
+        let gguf =
+            Gguf::parse("small.gguf", writer.to_bytes(|tensor, out| out.write_all(bytes(tensor))).unwrap()).unwrap();
+
+        let mut plan = WeightPlan::new(&gguf);
+        let vector = plan.vector("vector", LEN).unwrap();
+        let matrix = plan.matrix("matrix", 1, LEN).unwrap();
+        let one_row = plan.matrix("quantised", 1, LEN).unwrap();
+        let cpu = Cpu::new(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+        let weights = plan.load(&cpu).unwrap();
+        assert_eq!(weights.vector(vector), values);
+        assert_eq!((weights.matrix(matrix).format, weights.matrix(matrix).bytes), (Format::F16, &half[..]));
+        assert_eq!((weights.matrix(one_row).format, weights.matrix(one_row).bytes), (Format::Q8_0, &quantised[..]));
     }
 }

@@ -66,7 +66,7 @@ fn check(model: &ModelFile, options: &EngineOptions, what: &str) {
     let engine = Arc::new(Engine::open(&model.path, options).unwrap());
     let mut session = Session::new(&engine).unwrap();
     let sampling = SamplerOptions { temperature: 1.5, top_k: 0, repeat_penalty: 1.1, ..SamplerOptions::default() };
-    let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary).unwrap();
     let mut step = |session: &mut Session| {
         let token = sampler.sample(session.logits());
         sampler.accept(token);

@@ -119,6 +119,40 @@ fn a_fault_that_stays_is_an_error_with_file_and_offset_and_the_next_request_is_s
     });
 }
 
+/// After a failed step some layers have seen tokens that others have not. Nothing brings that back but what replaces it.
+#[test]
+fn a_failed_session_stays_so_until_it_is_cleared_or_goes_back_to_before() {
+    within_a_minute(|| {
+        let case = Case::new(Backend::Pread, Prefetch::Off);
+        let mut session = Session::new(&case.open()).unwrap();
+        let fail = |session: &mut Session| {
+            case.set(lasting()[0].1.clone());
+            case.decode(session, session.position()).unwrap_err();
+            case.set(Faults::default());
+        };
+        case.model.tokens[..10].iter().for_each(|&token| session.decode(token).unwrap());
+        let good = session.snapshot();
+        fail(&mut session);
+        let refuses = |session: &mut Session| {
+            assert!(matches!(session.cache_state(), Err(Error::SessionFailed)));
+            assert!(matches!(session.decode(1), Err(Error::SessionFailed)));
+        };
+        refuses(&mut session);
+        let bad = session.snapshot();
+        session.go_back(&bad).unwrap();
+        refuses(&mut session);
+        session.go_back(&good).unwrap();
+        session.cache_state().unwrap();
+        case.decode(&mut session, 10).unwrap();
+
+        session.go_back(&good).unwrap();
+        fail(&mut session);
+        session.restart();
+        refuses(&mut session);
+        case.is_served(&mut session);
+    });
+}
+
 #[test]
 fn faults_that_heal_are_not_noticed() {
     within_a_minute(|| {
@@ -196,7 +230,7 @@ fn a_fault_in_the_background_concerns_nobody() {
         let state = {
             let mut session = Session::new(&case.open()).unwrap();
             case.decode(&mut session, 0).unwrap();
-            session.cache_state()
+            session.cache_state().unwrap()
         };
         let engine = case.open();
         case.set(lasting()[0].1.clone());
@@ -241,7 +275,7 @@ fn a_warm_start_from_a_file_that_changes_gives_no_wrong_token() {
         let state = {
             let mut session = Session::new(&case.open()).unwrap();
             case.decode(&mut session, 0).unwrap();
-            session.cache_state()
+            session.cache_state().unwrap()
         };
         let engine = case.open();
         scribble(&case.model.path);

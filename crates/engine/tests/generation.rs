@@ -14,7 +14,7 @@ const CHUNK: usize = 8;
 const PROMPT: &str = "Once upon a time there was a small engine that read its experts from flash, one by one.";
 
 fn open() -> (Session, Vec<u32>) {
-    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf");
+    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf");
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         context: Some(64),
@@ -30,7 +30,7 @@ fn open() -> (Session, Vec<u32>) {
 /// Generates greedily; `pieces` gets (prompt tokens left, tokens that the piece cost).
 fn run(session: &mut Session, prompt: &[u32], most: usize, pieces: &mut Vec<(usize, usize)>) -> Generation {
     let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
-    let mut sampler = Sampler::new(greedy, session.engine().hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(greedy, session.engine().hyperparameters().vocabulary).unwrap();
     let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
     generate(session, &mut sampler, prompt, &options, &mut |piece| {
         pieces.push((piece.prompt_left, piece.cost.tokens));

@@ -65,3 +65,16 @@ fn overwritten_and_foreign_snapshots_are_refused() {
     session.restart();
     assert!(gone(session.go_back(&early)));
 }
+
+#[test]
+fn policies_are_not_taken_back() {
+    let (engine, tokens) = open();
+    let mut session = Session::new(&engine).unwrap();
+    session.prompt(&tokens[..20]).unwrap();
+    let snapshot = session.snapshot();
+    session.set_policy(Policy::Original).unwrap();
+    let prompt_policy = session.routing().options().prompt_policy.clone();
+    session.go_back(&snapshot).unwrap();
+    assert_eq!(session.routing().options().policy, Policy::Original);
+    assert_eq!(session.routing().options().prompt_policy, prompt_policy);
+}

@@ -166,6 +166,12 @@ fn capacities_that_cannot_be_are_refused() {
         let error = Engine::open(&model.path, &options(Some(capacity.clone()), FlashOptions::default()));
         assert!(matches!(error, Err(Error::CapacityRange { .. } | Error::CapacityLayers { .. })), "{capacity:?}");
     }
+    // Nor may a session's own list be too short or too long.
+    let engine = Arc::new(Engine::open(&model.path, &options(None, FlashOptions::default())).unwrap());
+    for given in [0, 1, 3] {
+        let session = Session::with_routing(&engine, engine.routing(), &vec![6; given]).map(|_| ());
+        assert!(matches!(session, Err(Error::CapacityLayers { given: g, layers: 2 }) if g == given), "{given} layers");
+    }
 }
 
 #[test]
@@ -180,14 +186,14 @@ fn a_warm_start_changes_what_is_read_but_no_bit() {
         first.prompt(&model.tokens).unwrap();
         let cold = first.routing().total(Phase::Prompt).misses;
         let path = model.folder().join("state.json");
-        first.cache_state().write(&path).unwrap();
+        first.cache_state().unwrap().write(&path).unwrap();
         drop((first, engine));
 
         let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
         let mut second = Session::new(&engine).unwrap();
         let state = CacheState::read(&path).unwrap();
         second.warm_start(&state).unwrap();
-        assert_eq!(second.cache_state(), state);
+        assert_eq!(second.cache_state().unwrap(), state);
         second.prompt(&model.tokens).unwrap();
         let got: Vec<u32> = second.logits().iter().map(|x| x.to_bits()).collect();
         assert!(got == expected[expected.len() - got.len()..], "{eviction}");
@@ -201,7 +207,7 @@ fn a_cache_state_of_another_model_or_no_state_at_all_is_refused() {
     let model = ModelFile::new("qwen2moe", Format::Q4_0);
     let other = ModelFile::new("mixtral", Format::Q4_0);
     let open = |path| Arc::new(Engine::open(path, &options(None, FlashOptions::default())).unwrap());
-    let state = Session::new(&open(&model.path)).unwrap().cache_state();
+    let state = Session::new(&open(&model.path)).unwrap().cache_state().unwrap();
     let mut session = Session::new(&open(&other.path)).unwrap();
     assert!(matches!(session.warm_start(&state), Err(Error::CacheStateModel { .. })));
     let path = model.folder().join("state.json");

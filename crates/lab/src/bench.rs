@@ -74,7 +74,7 @@ pub fn bench(
         if let Some(replay) = &options.replay {
             session.replay_scores(Arc::clone(replay))?;
         }
-        let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary);
+        let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary)?;
         rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
             ControlFlow::Continue(())
         })?);

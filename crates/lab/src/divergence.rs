@@ -15,7 +15,7 @@ const KEPT_BYTES: usize = 16 << 20;
 
 /// A policy beside original routing on the same text; intervals are at 95 %, by paired bootstrap over windows, and absent where there
 /// is only one window.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DivergenceReport {
     /// Mean of D(original ‖ policy) over the scored tokens, in nats.

@@ -48,6 +48,20 @@ pub enum Error {
         /// The result in question.
         path: PathBuf,
     },
+    /// A sweep's folder holds a result that was measured with something else than its name says now.
+    #[error("{} was measured with other capacities, routing or eviction than its name stands for now (has a file changed?); choose another folder", path.display())]
+    OtherCell {
+        /// The result in question.
+        path: PathBuf,
+    },
+    /// Folders to join do not agree.
+    #[error("{} and {} are different results, or capacities, under one name; nothing was joined", one.display(), other.display())]
+    TwoResults {
+        /// A result.
+        one: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
     /// Nothing to join.
     #[error("the folders to merge into {} hold no results", path.display())]
     NoResults {
@@ -62,11 +76,18 @@ pub enum Error {
     },
     /// Nothing can be said about the spread of so few windows.
     #[error(
-        "half of the text has {windows} windows; two are the least, fifty are good (a longer text or a shorter --window helps)"
+        "half of the text has {tokens} tokens to score, {} windows of {window}; {least} are the least, fifty are good ({} helps)",
+        tokens / window, more_windows(*tokens, *window, *least, *is_limited)
     )]
     TooFewWindows {
-        /// Windows in a half.
-        windows: usize,
+        /// Tokens to score in the shorter half.
+        tokens: usize,
+        /// Tokens of a window.
+        window: usize,
+        /// Windows that are needed.
+        least: usize,
+        /// Whether it is a limit that leaves no more.
+        is_limited: bool,
     },
     /// A trace is damaged, or cannot be written.
     #[error(transparent)]
@@ -175,4 +196,17 @@ pub enum Error {
     /// A baseline that cannot be compared with.
     #[error("the baseline asked none of these questions, or with other prompts, so the two cannot be paired")]
     OtherQuestions,
+}
+
+/// What gives enough windows: more text, a higher limit, or shorter ones.
+fn more_windows(tokens: usize, window: usize, least: usize, is_limited: bool) -> String {
+    let longer = match is_limited {
+        true => format!("--limit {}", least * window),
+        // Two halves, each with a token that is context alone.
+        false => format!("a text of {} tokens", 2 * (least * window + 1)),
+    };
+    match tokens / least {
+        0 => longer,
+        shorter => format!("{longer}, or --window {shorter},"),
+    }
 }

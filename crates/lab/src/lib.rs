@@ -8,6 +8,7 @@ mod divergence;
 mod error;
 pub mod evaluation;
 mod files;
+mod fingerprint;
 mod grid;
 mod likelihood;
 #[cfg(feature = "parquet")]

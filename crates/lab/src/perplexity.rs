@@ -33,8 +33,15 @@ impl Default for PerplexityOptions {
     }
 }
 
+impl PerplexityOptions {
+    /// How many of a text's tokens may be scored: all but the first, within the limit.
+    pub(crate) fn scorable(&self, tokens: usize) -> usize {
+        tokens.saturating_sub(1).min(self.limit.unwrap_or(usize::MAX))
+    }
+}
+
 /// What was measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PerplexityReport {
     /// Tokens scored.
@@ -47,8 +54,8 @@ pub struct PerplexityReport {
     pub window_nll: Vec<f64>,
     /// exp(nll / tokens)
     pub perplexity: f64,
-    /// exp(nll / words)
-    pub word_perplexity: f64,
+    /// exp(nll / words); `None` where that is no finite number: a text may have few words, or none.
+    pub word_perplexity: Option<f64>,
     /// Misses of the logical caches, as a share of tokens · layers · K.
     pub miss_rate: f64,
     /// Misses of all layers together, a token.
@@ -59,6 +66,8 @@ pub struct PerplexityReport {
     pub lifetime_std: f64,
     /// The routing policy, with all parameters.
     pub routing: String,
+    /// The policy that a replayed record was made under; its choices ran, not `routing`'s. Whoever replays sets it.
+    pub replayed_routing: Option<String>,
     /// Which cached expert leaves.
     pub eviction: String,
     /// Experts logically cached, by MoE layer.
@@ -82,7 +91,7 @@ impl PerplexityReport {
 }
 
 /// What was counted in one MoE layer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerReport {
     /// Its number among the MoE layers.
@@ -125,7 +134,7 @@ pub fn perplexity_in(
     let engine = Arc::clone(session.engine());
     let tokens = engine.tokenizer().encode(text, SpecialTokens::AsText)?;
     let window = options.window.max(1);
-    let scorable = tokens.len().saturating_sub(1).min(options.limit.unwrap_or(usize::MAX));
+    let scorable = options.scorable(tokens.len());
     let windows = scorable / window;
     if windows == 0 {
         return Err(Error::TextTooShort { tokens: scorable + 1, needed: window + 1 });
@@ -164,9 +173,13 @@ pub fn perplexity_in(
         divergence: reference.map(|reference| reference.report(&window_nll, window)),
         window_nll,
         perplexity: libm::exp(nll / scored as f64),
-        word_perplexity: libm::exp(nll / words as f64),
+        word_perplexity: word_perplexity(nll, words),
         ..routing_report(session)
     })
+}
+
+fn word_perplexity(nll: f64, words: usize) -> Option<f64> {
+    Some(libm::exp(nll / words as f64)).filter(|perplexity| perplexity.is_finite())
 }
 
 /// Sum of the negative log likelihoods of `targets`. The first `context` tokens of `input` have none.
@@ -207,17 +220,30 @@ fn routing_report(session: &Session) -> PerplexityReport {
         nll: 0.0,
         window_nll: Vec::new(),
         perplexity: 0.0,
-        word_perplexity: 0.0,
+        word_perplexity: None,
         miss_rate: total.miss_rate(),
         misses_per_token: if tokens == 0 { 0.0 } else { total.misses as f64 / tokens as f64 },
         lifetime_mean: lifetimes.mean(),
         lifetime_std: lifetimes.standard_deviation(),
         routing: routing.options().prompt_policy.to_string(),
+        replayed_routing: None,
         eviction: routing.options().eviction.to_string(),
         capacity: layers.map(|layer| routing.shape(layer).capacity).collect(),
         changed_selections: total.changed,
         changed_share: total.changed_share(),
         divergence: None,
         per_layer: per_layer.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_spaces_has_no_perplexity_per_word() {
+        assert_eq!(word_perplexity(0.0, 3), Some(1.0));
+        // Chinese, code in one line: thousands of tokens are one word, and e^5000 is beyond f64.
+        assert_eq!([word_perplexity(5000.0, 1), word_perplexity(5000.0, 0), word_perplexity(0.0, 0)], [None; 3]);
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use moce_engine::Session;
 use moce_engine::tokenizer::SpecialTokens;
 use moce_lab::evaluation::{
-    EvaluationHeader, EvaluationReport, Expected, Outcome, OutcomeAnswer, Shots, Task, TaskSource,
+    EvaluationHeader, EvaluationReport, Expected, Outcome, OutcomeAnswer, Shots, Task, TaskSource, check_baseline,
 };
 use std::path::Path;
 use support::{ask, open};
@@ -78,4 +78,8 @@ fn two_policies_are_compared_question_by_question() {
     let mut other = original.clone();
     other.1[0].prompt = "another".to_owned();
     assert!(EvaluationReport::new(header, outcomes).compare(outcomes, &other).is_err());
+    // The same is known before anything is asked.
+    check_baseline(&task, &original.1).unwrap();
+    check_baseline(&task, &original.1[3..4]).unwrap();
+    assert!(check_baseline(&task, &other.1).is_err() && check_baseline(&task, &[]).is_err());
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// A trace in memory of the demo model, and the session that it was recorded of: two windows of text, then a generated token or two.
 fn recorded(policy: &str, precision: Option<Precision>) -> (Vec<u8>, Session) {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00004.gguf");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf");
     let policy: Policy = policy.parse().unwrap();
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
@@ -136,6 +136,16 @@ fn a_lossy_record_is_simulated_from_its_scores_or_as_it_was() {
         let options = options(grid, vec![Capacity::Share(0.5)], &[eviction]);
         let error = simulate(TraceReader::new(&trace[..]).unwrap(), &options).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("scores"), "{error}");
+    }
+    // One cache for all layers takes the choices as they were recorded, with scores or without.
+    let (with_scores, _) = recorded("cache-prior:lambda=0.3", Some(Precision::F16));
+    let (original, _) = recorded("original", None);
+    for (trace, is_lossy) in [(&trace, true), (&with_scores, true), (&original, false)] {
+        let options = GlobalOptions { capacities: vec![4 << 20], prompt_batch: usize::MAX, timing: None };
+        for cell in simulate_global(TraceReader::new(&trace[..]).unwrap(), &options).unwrap().cells {
+            let label = if is_lossy { "as recorded: cache-prior:lambda=0.3" } else { "original" };
+            assert!(cell.routing.starts_with(label) && cell.routing_prompt.starts_with(label), "{}", cell.routing);
+        }
     }
 }
 

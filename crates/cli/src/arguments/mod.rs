@@ -6,8 +6,9 @@ mod sampling;
 mod scoring;
 
 pub(crate) use model::{
-    CommonOptions, ModelOptions, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
-    parse_routing, parse_share, parse_start, positive,
+    CommonOptions, ModelOptions, Policies, PolicyOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT,
+    WrittenCapacity, cache_folder, parse_budget, parse_capacity, parse_policies, parse_routing, parse_share,
+    parse_start, parse_written_capacity, positive, with_default,
 };
 pub(crate) use recording::Recording;
 pub(crate) use sampling::{Sampling, parse_positive};

@@ -1,7 +1,7 @@
 //! The options of every command that runs a model, and what they turn into.
 
 use crate::size;
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Arg, Args, ValueEnum, ValueHint};
 use moce_engine::routing::{self, EvictionSpec, Policy, RoutingOptions, Start, TouchOrder};
 use moce_engine::{Backend, Budget, Capacity, CpuOptions, Direct, EngineOptions, FlashOptions, Isa, KvType, Prefetch};
 use moce_lab::Profile;
@@ -23,20 +23,28 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "capacity"])]
     pub(crate) profile: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) policy: PolicyOptions,
+    #[command(flatten)]
     pub(crate) common: CommonOptions,
 }
 
-/// All of them but memory budget and capacity, of which some commands take several.
+/// The routing policy; commands that try many have their own ways to name them.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model options")]
-pub(crate) struct CommonOptions {
+pub(crate) struct PolicyOptions {
     /// Which experts run: original, or a policy that leans towards cached ones and changes the text: balanced, fast,
     /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap
     #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "original")]
     pub(crate) routing: Policy,
-    /// The policy for prompt tokens [default: original; in perplexity: same]
+    /// The policy for prompt tokens [default: original]
     #[arg(long, value_enum, value_name = "original|same")]
     pub(crate) routing_prompt: Option<RoutingPrompt>,
+}
+
+/// All of them but policy, memory budget and capacity, of which some commands take several.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model options")]
+pub(crate) struct CommonOptions {
     /// In which order a token's experts become most recent (for studies)
     #[arg(long, value_name = "strong-first|weak-first", value_parser = parse_routing::<TouchOrder>, default_value = "strong-first")]
     pub(crate) touch: TouchOrder,
@@ -85,6 +93,16 @@ pub(crate) enum RoutingPrompt {
     Same,
 }
 
+impl RoutingPrompt {
+    /// The policy of prompt tokens where this is that of generated ones.
+    pub(crate) fn policy(self, generation: &Policy) -> Policy {
+        match self {
+            RoutingPrompt::Original => Policy::Original,
+            RoutingPrompt::Same => generation.clone(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum PrefetchMode {
     Off,
@@ -129,15 +147,13 @@ impl ModelOptions {
         routing_prompt: RoutingPrompt,
         model_context: impl FnOnce() -> anyhow::Result<usize>,
     ) -> anyhow::Result<(EngineOptions, Option<Profile>)> {
-        let mut options =
-            self.common.engine_options(self.memory, self.capacity.as_ref(), routing_prompt, model_context)?;
+        let mut options = self.common.engine_options(self.memory, self.capacity.as_ref(), model_context)?;
         let profile = self.profile.as_deref().map(Profile::read).transpose()?;
+        let policy = profile.as_ref().map_or(Ok(self.policy.routing.clone()), Profile::policy)?;
+        let routing_prompt = self.policy.routing_prompt.unwrap_or(routing_prompt);
+        options.routing.prompt_policy = routing_prompt.policy(&policy);
+        options.routing.policy = policy;
         if let Some(profile) = &profile {
-            let policy = profile.policy()?;
-            if let RoutingPrompt::Same = self.common.routing_prompt.unwrap_or(routing_prompt) {
-                options.routing.prompt_policy = policy.clone();
-            }
-            options.routing.policy = policy;
             options.routing.eviction = profile.eviction()?;
             options.capacity = Some(Capacity::PerLayer(profile.capacity.clone()));
         }
@@ -146,12 +162,11 @@ impl ModelOptions {
 }
 
 impl CommonOptions {
-    /// The engine's options. `MOCE_ISA` forces an instruction set.
+    /// The engine's options, with original routing. `MOCE_ISA` forces an instruction set.
     pub(crate) fn engine_options(
         &self,
         memory: Budget,
         capacity: Option<&Capacity>,
-        routing_prompt: RoutingPrompt,
         model_context: impl FnOnce() -> anyhow::Result<usize>,
     ) -> anyhow::Result<EngineOptions> {
         let isa = match std::env::var("MOCE_ISA") {
@@ -181,14 +196,10 @@ impl CommonOptions {
             memory,
             capacity: capacity.cloned(),
             routing: RoutingOptions {
-                policy: self.routing.clone(),
-                prompt_policy: match self.routing_prompt.unwrap_or(routing_prompt) {
-                    RoutingPrompt::Original => Policy::Original,
-                    RoutingPrompt::Same => self.routing.clone(),
-                },
                 eviction: self.eviction,
                 touch: self.touch,
                 start: self.start.clone(),
+                ..RoutingOptions::default()
             },
             prefetch: match self.prefetch {
                 PrefetchMode::Auto => Prefetch::Auto,
@@ -226,6 +237,26 @@ pub(crate) fn parse_budget(text: &str) -> Result<Budget, String> {
         "all" => Ok(Budget::All),
         _ => size::parse(text).map(Budget::Bytes).map_err(|error| format!("{error}, or auto, or all")),
     }
+}
+
+/// Experts logically cached in studies where nothing else is said: in `perplexity`, `eval`, `sweep`, `tune`, `trace record` and `simulate`.
+pub(crate) const STUDY_CAPACITY: Capacity = Capacity::Share(0.5);
+/// The same as people write it.
+pub(crate) const STUDY_CAPACITY_TEXT: &str = "50%";
+
+/// The option with another default in its help, for commands that differ in it.
+pub(crate) fn with_default(option: Arg, default: &str) -> Arg {
+    let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+    let text = help.split(" [default:").next().unwrap_or_default();
+    option.help(format!("{text} [default: {default}]"))
+}
+
+/// A capacity and how it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct WrittenCapacity(pub(crate) String, pub(crate) Capacity);
+
+pub(crate) fn parse_written_capacity(text: &str) -> Result<WrittenCapacity, String> {
+    Ok(WrittenCapacity(text.to_owned(), parse_capacity(text)?))
 }
 
 /// A number, a share, or a file of one number per layer.
@@ -339,6 +370,11 @@ mod tests {
         for wrong in ["", "a", "3-1", "1,,2", "-1", "1-"] {
             assert!(parse_affinity(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_capacity_of_studies_is_what_it_is_called() {
+        assert_eq!(parse_capacity(STUDY_CAPACITY_TEXT), Ok(STUDY_CAPACITY));
     }
 
     #[test]

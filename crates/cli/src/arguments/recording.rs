@@ -1,5 +1,6 @@
 //! Writing down which experts a run chose, and choosing them again.
 
+use crate::report;
 use clap::{Args, ValueHint};
 use moce_engine::routing::SelectionReplay;
 use moce_engine::{RoutingRecorder, Session, read_selections};
@@ -34,7 +35,8 @@ impl Recording {
         if let Some((replay, path)) = replay.zip(self.replay_routing.as_ref()) {
             if !quiet {
                 let policy = &replay.header().policy;
-                eprintln!("routing: as recorded in {} ({} tokens, {policy})", path.display(), replay.tokens());
+                let (path, tokens) = (path.display(), replay.tokens());
+                report::say(format_args!("routing: as recorded in {path} ({tokens} tokens, {policy})"));
             }
             replayed = Some(replay.header().policy.clone());
             session.replay_selections(replay)?;

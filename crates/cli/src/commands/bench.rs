@@ -3,9 +3,10 @@
 use super::plan::{Machine, flash_rates};
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, Policies, RoutingPrompt, cache_folder, parse_budget, parse_capacity, parse_policies,
-    positive,
+    CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, cache_folder, parse_budget, parse_capacity,
+    parse_policies, positive,
 };
+use crate::report::usage;
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
@@ -39,8 +40,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: Option<String>,
     /// The format of the shape's weights
-    #[arg(long, value_name = "TYPE", default_value = "q4_0", requires = "shape")]
-    pub(crate) r#type: String,
+    #[arg(long, value_name = "TYPE", value_parser = parse_format, default_value = "q4_0", requires = "shape")]
+    pub(crate) r#type: Format,
     /// Where the shape's file goes, and is found again [default: moce/shapes in the user's cache folder]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "shape")]
     pub(crate) folder: Option<PathBuf>,
@@ -76,12 +77,14 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
     #[command(flatten)]
+    pub(crate) policy: PolicyOptions,
+    #[command(flatten)]
     pub(crate) options: CommonOptions,
 }
 
 impl Bench {
     fn policies(&self) -> Vec<Policy> {
-        self.routing_grid.as_ref().map_or_else(|| vec![self.options.routing.clone()], |grid| grid.0.clone())
+        self.routing_grid.as_ref().map_or_else(|| vec![self.policy.routing.clone()], |grid| grid.0.clone())
     }
 }
 
@@ -93,10 +96,11 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     };
     let gguf = Gguf::open(&path)?;
     let architecture = packed::architecture(&gguf)?;
-    let base =
-        arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), RoutingPrompt::Original, || {
-            model_context(&path)
-        })?;
+    let mut base =
+        arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), || model_context(&path))?;
+    let routing_prompt = arguments.policy.routing_prompt.unwrap_or(RoutingPrompt::Original);
+    base.routing.policy = arguments.policy.routing.clone();
+    base.routing.prompt_policy = routing_prompt.policy(&base.routing.policy);
     let context = base.context.map_or_else(|| context(arguments, &gguf, architecture), Ok)?;
     let layers = gguf.metadata().u32(&format!("{architecture}.block_count"))? as usize;
     // Both are opened first, so that every plan counts their memory too.
@@ -109,10 +113,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         announce(&engine, None, global);
         for policy in arguments.policies() {
             report::reset_peak_memory();
-            let prompt_policy = match arguments.options.routing_prompt {
-                Some(RoutingPrompt::Same) => policy.clone(),
-                _ => Policy::Original,
-            };
+            let prompt_policy = routing_prompt.policy(&policy);
             let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
             let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
             if let Some(ceilings) = &mut ceilings {
@@ -186,11 +187,16 @@ fn measure(
     Ok(report?)
 }
 
+fn parse_format(text: &str) -> Result<Format, String> {
+    let known = || Format::ALL.map(|format| format.name().to_lowercase()).join(", ");
+    let format = Format::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(text));
+    format.ok_or_else(|| format!("expected one of {}", known()))
+}
+
 /// The file of a shape: what an earlier run left, or a new one.
 fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<PathBuf> {
-    let shape = Shape::named(name)?;
-    let format = Format::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(&arguments.r#type));
-    let Some(format) = format else { bail!("unknown type {}", arguments.r#type) };
+    let shape = Shape::named(name).map_err(usage)?;
+    let format = arguments.r#type;
     let synthetic = Synthetic::new(&shape, format, 0)?;
     let folder = match &arguments.folder {
         Some(folder) => folder.clone(),
@@ -214,7 +220,7 @@ fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<
     })?;
     bar.finish_and_clear();
     if !global.quiet {
-        eprintln!("{} is kept for later runs; delete it when you are done", path.display());
+        report::say(format_args!("{} is kept for later runs; delete it when you are done", path.display()));
     }
     Ok(path)
 }
@@ -225,7 +231,7 @@ fn confirm(path: &Path, bytes: u64) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         bail!("{question}; --yes agrees to that");
     }
-    eprint!("{question}. Go on? [y/N] ");
+    let _ = write!(std::io::stderr(), "{question}. Go on? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { bail!("nothing was written") }

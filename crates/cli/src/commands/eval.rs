@@ -1,14 +1,18 @@
 //! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt, positive};
+use crate::arguments::{
+    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, with_default,
+};
+use crate::report::usage;
 use crate::{interrupt, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use moce_engine::{Capacity, Session};
+use moce_engine::Session;
 use moce_lab::evaluation::{
-    EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, evaluate, read_results,
+    EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, check_baseline, evaluate,
+    read_results,
 };
 use moce_lab::statistics::Interval;
 use std::collections::HashSet;
@@ -17,6 +21,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
+#[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
+#[command(mut_arg("routing_prompt", |option| with_default(option, "same")))]
 pub(crate) struct Eval {
     /// mmlu, gsm8k, or a file of questions, one JSON object a line
     #[arg(value_name = "mmlu|gsm8k|FILE.jsonl", value_hint = ValueHint::FilePath)]
@@ -52,15 +58,12 @@ pub(crate) struct Eval {
     pub(crate) options: ModelOptions,
 }
 
-/// Experts logically cached where nothing else is said.
-const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
-
 pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     let task = read_task(arguments)?;
-    let baseline = arguments.baseline.as_deref().map(read_results).transpose()?;
+    let baseline = arguments.baseline.as_deref().map(|path| read_baseline(path, &task)).transpose()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
         options.spare_slots = true;
-        options.capacity.get_or_insert(DEFAULT_CAPACITY);
+        options.capacity.get_or_insert(STUDY_CAPACITY);
     })?;
     interrupt::listen();
     let mut session = Session::new(&engine)?;
@@ -90,7 +93,8 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     })
     .map_err(|error| match (error, &arguments.output) {
         (moce_lab::Error::Interrupted, Some(_)) => {
-            anyhow::anyhow!("interrupted; the same command goes on where it stopped")
+            let without = if arguments.force { " without --force" } else { "" };
+            anyhow::anyhow!("interrupted; the same command{without} goes on where it stopped")
         }
         (error, _) => error.into(),
     })?;
@@ -99,20 +103,26 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
         file.finish()?;
     }
     let mut report = EvaluationReport::new(&header, &outcomes);
-    if let Some(baseline) = &baseline {
-        report.compare(&outcomes, baseline)?;
-    }
+    // A comparison that fails costs no report.
+    let compared = baseline.map_or(Ok(()), |baseline| report.compare(&outcomes, &baseline));
     print(&report, global.json)?;
-    Ok(())
+    Ok(compared?)
+}
+
+/// Results to compare with, which answer the same questions.
+fn read_baseline(path: &Path, task: &Task) -> anyhow::Result<(EvaluationHeader, Vec<Outcome>)> {
+    let baseline = read_results(path)?;
+    check_baseline(task, &baseline.1).with_context(|| path.display().to_string())?;
+    Ok(baseline)
 }
 
 fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
-    let data = || arguments.data.clone().context("--data DIR says where the questions are");
+    let data = || arguments.data.clone().ok_or_else(|| usage("--data DIR says where the questions are"));
     let source = match arguments.task.as_str() {
         "mmlu" => TaskSource::Mmlu(data()?),
         "gsm8k" => TaskSource::Gsm8k(data()?),
         file if Path::new(file).is_file() => TaskSource::File(file.into()),
-        other => bail!("'{other}' is no task: mmlu, gsm8k, or a file of questions"),
+        other => return Err(usage(format!("'{other}' is no task: mmlu, gsm8k, or a file of questions"))),
     };
     let shots = Shots { file: arguments.shots.clone(), count: arguments.shot_count };
     let mut task = source.read(&shots, arguments.subjects.as_deref())?;
@@ -180,12 +190,12 @@ fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
     }
     if !report.capacity.is_empty() {
         writeln!(output, "misses      {:.2} % of the choices  ({})", 100.0 * report.miss_rate, report.eviction)?;
-        writeln!(
-            output,
-            "routing     {}, {:.2} % of the choices changed",
-            report.routing,
-            100.0 * report.changed_share
-        )?;
+        let prompt = match report.routing_prompt == report.routing {
+            true => String::new(),
+            false => format!(" (prompt: {})", report.routing_prompt),
+        };
+        let changed = 100.0 * report.changed_share;
+        writeln!(output, "routing     {}{prompt}, {changed:.2} % of the choices changed", report.routing)?;
     }
     let Some(comparison) = &report.comparison else { return Ok(()) };
     let difference = 100.0 * comparison.accuracy_difference;

@@ -51,7 +51,7 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
     if global.quiet {
         return;
     }
-    eprintln!("{}", report::dim(&start_line(engine)));
+    report::say(report::dim(&start_line(engine)));
     let (policy, prompt) = (&engine.routing().policy, &engine.routing().prompt_policy);
     if *policy == Policy::Original && *prompt == Policy::Original {
         return;
@@ -65,9 +65,9 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
         ),
         None => "not measured on this model: `moce tune` measures it".to_owned(),
     };
-    eprintln!(
+    report::say(format_args!(
         "routing: {policy} (prompt: {prompt}): the text may differ from the model's own; what that costs is {price}"
-    );
+    ));
 }
 
 /// The context length that the model was made for.

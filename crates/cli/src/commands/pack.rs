@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &PackArguments, global: &Global) -> anyhow::Result<
     match outcome {
         // The exit status says the rest.
         Err(error @ Error::Stopped { .. }) if interrupt::happened() => {
-            eprintln!("moce: {error}");
+            report::say(format_args!("moce: {error}"));
             return Ok(());
         }
         outcome => outcome?,

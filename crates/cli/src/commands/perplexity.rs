@@ -1,11 +1,13 @@
 //! `moce perplexity`: how well a model predicts a text.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Scoring};
+use crate::arguments::{
+    Global, ModelOptions, Recording, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Scoring, with_default,
+};
 use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use moce_engine::{Capacity, Session};
+use moce_engine::Session;
 use moce_lab::statistics::Interval;
 use moce_lab::{DivergenceReport, PerplexityReport, perplexity_in};
 use std::io::Write;
@@ -13,6 +15,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+#[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
+#[command(mut_arg("routing_prompt", |option| with_default(option, "same")))]
 pub(crate) struct Perplexity {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -28,27 +32,25 @@ pub(crate) struct Perplexity {
     pub(crate) options: ModelOptions,
 }
 
-/// Experts logically cached where nothing else is said.
-pub(super) const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
-
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
-        options.capacity.get_or_insert(DEFAULT_CAPACITY);
+        options.capacity.get_or_insert(STUDY_CAPACITY);
         arguments.scoring.prepare(options);
     })?;
     let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
     interrupt::listen();
     let mut session = Session::new(&engine)?;
-    arguments.recording.attach(replay, &mut session, global.quiet)?;
-    let report = perplexity_in(&mut session, &text, &arguments.scoring.options(), &mut |scored, all, nll| {
+    let replayed = arguments.recording.attach(replay, &mut session, global.quiet)?;
+    let mut report = perplexity_in(&mut session, &text, &arguments.scoring.options(), &mut |scored, all, nll| {
         bar.set_length(all as u64);
         bar.set_position(scored as u64);
         bar.set_message(format!("perplexity {:.4}", (nll / scored as f64).exp()));
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
+    report.replayed_routing = replayed;
     arguments.recording.finish(&mut session)?;
     print(&report, global.json)?;
     Ok(())
@@ -66,7 +68,8 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
         return writeln!(output);
     }
     writeln!(output, "perplexity per token  {:.4}  ({} tokens)", report.perplexity, report.tokens)?;
-    writeln!(output, "perplexity per word   {:.4}  ({} words)", report.word_perplexity, report.words)?;
+    let per_word = report.word_perplexity.map_or("-".to_owned(), |perplexity| format!("{perplexity:.4}"));
+    writeln!(output, "perplexity per word   {per_word}  ({} words)", report.words)?;
     writeln!(output, "nll                   {:.2} nats", report.nll)?;
     if let Some(divergence) = &report.divergence {
         print_divergence(&mut output, divergence)?;
@@ -85,12 +88,11 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
         most.unwrap_or(&0),
     )?;
     writeln!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
-    writeln!(
-        output,
-        "routing               {}, {:.2} % of the choices changed",
-        report.routing,
-        100.0 * report.changed_share
-    )
+    let routing = match &report.replayed_routing {
+        Some(replayed) => format!("as recorded ({replayed})"),
+        None => report.routing.clone(),
+    };
+    writeln!(output, "routing               {routing}, {:.2} % of the choices changed", 100.0 * report.changed_share)
 }
 
 fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> std::io::Result<()> {

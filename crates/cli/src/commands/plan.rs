@@ -38,8 +38,11 @@ pub(crate) struct Plan {
 
 pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<()> {
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let (options, _) = arguments.options.engine_options(RoutingPrompt::Original, || model_context(&path))?;
+    let (options, profile) = arguments.options.engine_options(RoutingPrompt::Original, || model_context(&path))?;
     let gguf = Gguf::open(&path)?;
+    if let Some(profile) = &profile {
+        profile.check(Engine::identity_of(&gguf)?)?;
+    }
     let plan = Engine::plan_for(&gguf, &options)?;
     let machine = Machine::measure(&gguf, &options, plan.experts_per_token, arguments.flash_bandwidth)?;
     let document = Document::new(&path.display().to_string(), &plan, machine, arguments.miss_rate);

@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let sampling = arguments.sampling.sampler_options(seed_from_clock());
     let seed = sampling.seed;
     if built_in && !global.json && !global.quiet {
-        eprint!("{}", report::dim(&text));
+        let _ = write!(std::io::stderr(), "{}", report::dim(&text));
     }
     interrupt::listen();
 
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
         session.warm_start(&CacheState::read(path)?)?;
     }
     let replayed = arguments.recording.attach(replay, &mut session, global.quiet)?;
-    let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary)?;
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         stop: arguments.stop.clone(),
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     })?;
     drop((status, progress));
     // A state or record that cannot be saved costs no output.
-    let saved = arguments.cache_state.as_ref().map_or(Ok(()), |path| session.cache_state().write(path));
+    let saved = arguments.cache_state.as_ref().map_or(Ok(()), |path| session.cache_state()?.write(path));
     let recorded = arguments.recording.finish(&mut session);
     written?;
     if global.json {
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     writeln!(output)?;
     output.flush()?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&summary_line(&generation, seed, &engine, replayed.as_deref())));
+        report::say(report::dim(&summary_line(&generation, seed, &engine, replayed.as_deref())));
     }
     recorded?;
     Ok(saved?)

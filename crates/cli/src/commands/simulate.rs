@@ -2,12 +2,12 @@
 
 use super::trace::open_trace;
 use crate::arguments::{
-    Global, Policies, RoutingPrompt, parse_capacity, parse_policies, parse_routing, parse_start, positive,
+    Global, Policies, RoutingPrompt, STUDY_CAPACITY, parse_capacity, parse_policies, parse_routing, parse_start,
+    positive,
 };
+use crate::report::usage;
 use crate::{report, size};
-use anyhow::bail;
 use clap::{Args, ValueEnum, ValueHint};
-use moce_engine::Capacity;
 use moce_engine::routing::{EvictionSpec, Policy, Start, TouchOrder};
 use moce_lab::{
     GlobalOptions, SimulateOptions, SimulatedCell, SimulatedPhase, SimulationReport, TimingModel, simulate,
@@ -66,7 +66,7 @@ pub(crate) enum Scope {
     Global,
 }
 
-fn parse_time(text: &str) -> Result<f64, String> {
+pub(super) fn parse_time(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|time: &f64| time.is_finite() && *time >= 0.0)
@@ -74,15 +74,20 @@ fn parse_time(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
-    let reader = open_trace(&arguments.trace)?;
     let timing = arguments.flash_bandwidth.map(|bandwidth| TimingModel {
         flash_bandwidth: bandwidth as f64,
         flash_latency_us: arguments.flash_latency_us,
         compute_ms: arguments.compute_ms,
     });
     let report = match arguments.scope {
-        Scope::Layer => simulate(reader, &layer_options(arguments, timing)?)?,
-        Scope::Global => simulate_global(reader, &global_options(arguments, timing)?)?,
+        Scope::Layer => {
+            let options = layer_options(arguments, timing)?;
+            simulate(open_trace(&arguments.trace)?, &options)?
+        }
+        Scope::Global => {
+            let options = global_options(arguments, timing)?;
+            simulate_global(open_trace(&arguments.trace)?, &options)?
+        }
     };
     if !global.quiet && report.busy_seconds > 0.0 {
         let line = format!(
@@ -90,7 +95,7 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
             report.simulated_selections,
             report.selections_per_second() / 1e6
         );
-        eprintln!("{}", report::dim(&line));
+        report::say(report::dim(&line));
     }
     let mut output = std::io::stdout().lock();
     if global.json {
@@ -104,7 +109,7 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
 
 fn layer_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::Result<SimulateOptions> {
     if arguments.prompt_batch.is_some() {
-        bail!("--prompt-batch belongs to --scope global; caches in each layer are asked token by token");
+        return Err(usage("--prompt-batch belongs to --scope global; caches in each layer are asked token by token"));
     }
     let mut policies: Vec<Policy> = Vec::new();
     for policy in arguments.routing_grid.iter().flat_map(|grid| &grid.0) {
@@ -115,10 +120,10 @@ fn layer_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::R
     if policies.is_empty() {
         policies.push(Policy::Original);
     }
-    let capacity = |text: &String| parse_capacity(text).map_err(|why| anyhow::anyhow!("--capacity {text}: {why}"));
+    let capacity = |text: &String| parse_capacity(text).map_err(|why| usage(format!("--capacity {text}: {why}")));
     let mut capacities = arguments.capacity.iter().map(capacity).collect::<anyhow::Result<Vec<_>>>()?;
     if capacities.is_empty() {
-        capacities.push(Capacity::Share(0.5));
+        capacities.push(STUDY_CAPACITY);
     }
     Ok(SimulateOptions {
         policies,
@@ -133,20 +138,20 @@ fn layer_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::R
 
 fn global_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::Result<GlobalOptions> {
     if arguments.routing_grid.iter().flat_map(|grid| &grid.0).any(|policy| *policy != Policy::Original) {
-        bail!(
-            "--scope global takes the choices as they were recorded; leave --routing-grid away, or use --scope layer"
-        );
+        return Err(usage(
+            "--scope global takes the choices as they were recorded; leave --routing-grid away, or use --scope layer",
+        ));
     }
     if arguments.eviction.iter().any(|eviction| *eviction != EvictionSpec::Lru) {
-        bail!("--scope global knows lru (and Belady's eviction beside it); the others need --scope layer");
+        return Err(usage("--scope global knows lru (and Belady's eviction beside it); the others need --scope layer"));
     }
     if arguments.start != Start::Empty || arguments.touch != TouchOrder::StrongFirst {
-        bail!("--start and --touch belong to --scope layer");
+        return Err(usage("--start and --touch belong to --scope layer"));
     }
     if arguments.capacity.is_empty() {
-        bail!("--scope global needs --capacity with sizes, such as 500MiB,4000MiB");
+        return Err(usage("--scope global needs --capacity with sizes, such as 500MiB,4000MiB"));
     }
-    let capacity = |text: &String| size::parse(text).map_err(|why| anyhow::anyhow!("--capacity {text}: {why}"));
+    let capacity = |text: &String| size::parse(text).map_err(|why| usage(format!("--capacity {text}: {why}")));
     Ok(GlobalOptions {
         capacities: arguments.capacity.iter().map(capacity).collect::<anyhow::Result<_>>()?,
         prompt_batch: arguments.prompt_batch.unwrap_or(usize::MAX),

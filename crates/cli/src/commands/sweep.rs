@@ -1,14 +1,15 @@
 //! `moce sweep`: perplexity and misses over a grid of policies and capacities, with a report; `moce sweep merge` joins shards.
 
+use super::simulate::parse_time;
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, Policies, RoutingPrompt, Scoring, parse_budget, parse_capacity, parse_policies,
+    CommonOptions, Global, Policies, STUDY_CAPACITY_TEXT, Scoring, WrittenCapacity, parse_budget, parse_policies,
+    parse_written_capacity,
 };
 use crate::{interrupt, model_path, report, size};
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
-use moce_engine::{Budget, Capacity, Engine};
+use moce_engine::{Budget, Engine};
 use moce_lab::{CellSummary, Shard, SweepGrid, SweepOptions, TimingModel, merge, sweep};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -29,9 +30,15 @@ pub(crate) struct Sweep {
     /// Policies: `;` between them, lists `a|b` and ranges `from..to/steps` as parameters; the original is always added
     #[arg(long, value_name = "SPEC", value_parser = parse_policies, required = true)]
     pub(crate) routing_grid: Option<Policies>,
-    /// Experts cached in each layer: numbers or shares, with commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "50%")]
-    pub(crate) capacity: Vec<String>,
+    /// Experts cached in each layer, several between commas: numbers, shares such as 50%, or files of one number per layer
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = parse_written_capacity,
+        default_value = STUDY_CAPACITY_TEXT
+    )]
+    pub(crate) capacity: Vec<WrittenCapacity>,
     /// The folder that takes results, plots and report; a sweep that was broken off goes on where it was
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath, required = true)]
     pub(crate) output: Option<PathBuf>,
@@ -74,7 +81,7 @@ pub(crate) struct TimingOptions {
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) flash_bandwidth: Option<u64>,
     /// Milliseconds of computing a token, for tokens/s
-    #[arg(long, value_name = "MS", default_value_t = 0.0, requires = "flash_bandwidth")]
+    #[arg(long, value_name = "MS", value_parser = parse_time, requires = "flash_bandwidth", default_value = "0")]
     pub(crate) compute_ms: f64,
 }
 
@@ -93,15 +100,12 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
     let required = "clap asks for it";
     let output = arguments.output.as_deref().expect(required);
     let text = model_path::read_text(arguments.file.as_deref().expect(required))?;
-    let capacity =
-        |text: &String| parse_capacity(text).map(|capacity| (text.clone(), capacity)).map_err(anyhow::Error::msg);
-    let capacities: Vec<(String, Capacity)> =
-        arguments.capacity.iter().map(capacity).collect::<Result<_, _>>().context("--capacity")?;
+    let capacities = arguments.capacity.iter().map(|WrittenCapacity(text, capacity)| (text.clone(), capacity.clone()));
     let engine = open(arguments, global)?;
     let options = SweepOptions {
         grid: SweepGrid {
             policies: arguments.routing_grid.clone().expect(required).0,
-            capacities,
+            capacities: capacities.collect(),
             evictions: vec![arguments.options.eviction],
             base: engine.routing().clone(),
         },
@@ -126,8 +130,7 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
 /// The engine of all cells: what is logically cached belongs to each cell's session, so as much as possible is resident.
 fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let mut options =
-        arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
+    let mut options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
     arguments.scoring.prepare(&mut options);
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
@@ -165,7 +168,7 @@ fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result
         )?;
     }
     if !global.quiet {
-        eprintln!("the report is {}", folder.join("report.html").display());
+        report::say(format_args!("the report is {}", folder.join("report.html").display()));
     }
     Ok(())
 }

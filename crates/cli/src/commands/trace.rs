@@ -1,14 +1,16 @@
 //! `moce trace`: records what routers say, and looks into what was recorded.
 
 use super::open_engine;
-use crate::arguments::{Global, ModelOptions, RoutingPrompt, Sampling, positive};
+use crate::arguments::{
+    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Sampling, positive, with_default,
+};
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueHint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
-use moce_engine::{Capacity, Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
+use moce_engine::{Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
 #[cfg(feature = "parquet")]
 use moce_lab::export_parquet;
 use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
@@ -45,6 +47,8 @@ enum Action {
 
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
+#[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
+#[command(mut_arg("routing_prompt", |option| with_default(option, "same; with -n: original")))]
 struct Record {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -130,9 +134,6 @@ pub(super) fn open_trace(path: &Path) -> anyhow::Result<TraceReader<BufReader<Fi
     TraceReader::new(BufReader::new(file)).with_context(|| format!("{} cannot be read as a trace", path.display()))
 }
 
-/// Experts logically cached where nothing else is said, as in perplexity.
-const DEFAULT_CAPACITY: Capacity = Capacity::Share(0.5);
-
 fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let text = match (&arguments.prompt, &arguments.file) {
         (Some(text), _) => text.clone(),
@@ -143,7 +144,7 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let routing_prompt = if text_alone { RoutingPrompt::Same } else { RoutingPrompt::Original };
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, routing_prompt, |options| {
         options.spare_slots = true;
-        options.capacity.get_or_insert(DEFAULT_CAPACITY);
+        options.capacity.get_or_insert(STUDY_CAPACITY);
         if text_alone && arguments.options.common.ctx.is_none() {
             options.context = Some(arguments.window);
         }
@@ -166,7 +167,7 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
         observer.finish()?;
     }
     if !global.quiet {
-        eprintln!("{}", report::dim(&format!("{tokens} tokens recorded in {}", arguments.output.display())));
+        report::say(report::dim(&format!("{tokens} tokens recorded in {}", arguments.output.display())));
     }
     Ok(())
 }
@@ -195,7 +196,7 @@ fn record_windows(arguments: &Record, session: &mut Session, text: &str, global:
 fn record_answer(arguments: &Record, engine: &Arc<Engine>, session: &mut Session, text: &str) -> anyhow::Result<usize> {
     let prompt = engine.tokenizer().encode_prompt(text)?;
     // Repeatable unless another seed is asked for.
-    let mut sampler = Sampler::new(arguments.sampling.sampler_options(0), engine.hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(arguments.sampling.sampler_options(0), engine.hyperparameters().vocabulary)?;
     // The last token is not run, so that one more is asked for.
     let options = GenerateOptions { max_tokens: arguments.tokens + 1, stop: Vec::new(), ignore_end: false, pace: None };
     let generation = generate(session, &mut sampler, &prompt, &options, &mut |_| {
@@ -287,7 +288,7 @@ fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
     file.finish().with_context(|| format!("cannot write {}", arguments.output.display()))?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&format!("{tokens} tokens written to {}", arguments.output.display())));
+        report::say(report::dim(&format!("{tokens} tokens written to {}", arguments.output.display())));
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! `moce tune`: the policy with the fewest misses within a stated loss, as a profile.
 
-use super::perplexity::DEFAULT_CAPACITY;
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, LOGIT_ROWS, RoutingPrompt, parse_budget, parse_capacity, parse_share, positive,
+    CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
 };
 use crate::{interrupt, model_path, report};
 use anyhow::bail;
@@ -11,7 +10,6 @@ use clap::{Args, ValueHint};
 use moce_engine::{Budget, Capacity, Engine, EngineOptions};
 use moce_lab::{Half, PerplexityOptions, TuneOptions, tune};
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,9 +36,9 @@ pub(crate) struct Tune {
     /// Score at most this many tokens of each half
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) limit: Option<usize>,
-    /// Experts cached in each layer: a number, a share, or a file of one number per layer [default: 50%]
-    #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
-    pub(crate) capacity: Option<Capacity>,
+    /// Experts cached in each layer: a number, a share, or a file of one number per layer
+    #[arg(long, value_name = "SPEC", value_parser = parse_capacity, default_value = STUDY_CAPACITY_TEXT)]
+    pub(crate) capacity: Capacity,
     /// What everything may take: a size such as 3GiB; `auto`: what is free; `all`: every expert stays in memory
     #[arg(long, value_name = "SIZE|auto|all", value_parser = parse_budget, default_value = "auto")]
     pub(crate) memory: Budget,
@@ -54,8 +52,7 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     }
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let options =
-        arguments.options.engine_options(arguments.memory, None, RoutingPrompt::Same, || model_context(&path))?;
+    let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
     let context = options.context.unwrap_or(arguments.window);
     let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
     let engine = Arc::new(Engine::open(&path, &options)?);
@@ -63,11 +60,11 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     interrupt::listen();
     let options = TuneOptions {
         max_loss: arguments.max_loss,
-        capacity: arguments.capacity.clone().unwrap_or(DEFAULT_CAPACITY),
+        capacity: arguments.capacity.clone(),
         base: engine.routing().clone(),
         perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false, kl: false },
     };
-    let profile = tune(&engine, &text, &options, &mut |trial| {
+    let profile = tune(&engine, &text, &options, &interrupt::happened, &mut |trial| {
         if !global.quiet {
             let (half, at_most) = match trial.half {
                 Half::First => ("first half ", ""),
@@ -75,9 +72,11 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
             };
             let by_layer = if trial.by_layer { ", capacities by layer" } else { "" };
             let (rise, misses) = (100.0 * trial.perplexity_rise, 100.0 * trial.miss_rate);
-            eprintln!("{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {}{by_layer}", trial.policy);
+            report::say(format_args!(
+                "{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {}{by_layer}",
+                trial.policy
+            ));
         }
-        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     profile.write(&arguments.output)?;
     let mut output = std::io::stdout().lock();
@@ -101,8 +100,9 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         100.0 * measured.perplexity_rise_upper,
         measured.tokens
     )?;
+    writeln!(output, "refused     {} candidates with fewer misses, by those tokens", measured.candidates_refused)?;
     if !global.quiet {
-        eprintln!("{}", report::dim(&format!("--profile {} applies it", arguments.output.display())));
+        report::say(report::dim(&format!("--profile {} applies it", arguments.output.display())));
     }
     Ok(())
 }

@@ -81,6 +81,11 @@ impl LayerSlots {
         self.held[expert as usize] > 0
     }
 
+    /// A slot without an expert, into which nothing is being read.
+    pub(super) fn empty(&self, arena: &Arena) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.expert.is_none() && arena.state(slot.id) != SlotState::InFlight)
+    }
+
     /// The slot to give up for another expert: an empty one, else the least recently used of those whose expert no session holds, else,
     /// if `force`, the least recently used of all. Never one whose expert still waits to be computed, or is being read.
     pub(super) fn victim(&self, force: bool, arena: &Arena) -> Option<usize> {

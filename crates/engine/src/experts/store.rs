@@ -7,7 +7,7 @@
 //! logical cache holds after the step takes a slot of the layer, the rest passes through staging slots.
 //!
 //! A long prompt needs nearly every expert of every layer, so [`ExpertStore::read_ahead`] asks for those of the next layer before its
-//! router has chosen: into slots that are empty or that nobody holds, and into staging.
+//! router has chosen: into slots that are empty, and into staging.
 //!
 //! The order of computing has no influence on results: each token adds its experts in ascending id (NUMBERS.md).
 //!
@@ -172,6 +172,12 @@ impl ExpertStore {
     fn own_slot(&mut self, layer: MoeLayer, expert: u32, force: bool) -> Option<SlotId> {
         let slots = &mut self.layers[layer.0];
         slots.victim(force, &self.arena).map(|index| slots.assign(index, expert, self.time))
+    }
+
+    /// Gives an expert a slot of its layer that has none.
+    fn empty_slot(&mut self, layer: MoeLayer, expert: u32) -> Option<SlotId> {
+        let slots = &mut self.layers[layer.0];
+        slots.empty(&self.arena).map(|index| slots.assign(index, expert, self.time))
     }
 
     /// Gives an expert a staging slot, if one is vacant.

@@ -20,7 +20,7 @@ impl Head {
         Ok(Head { norm, output: own.unwrap_or(embedding.table) })
     }
 
-    /// logits = W_out · RMSNorm(x), for as many tokens at a time as the scratch holds.
+    /// logits = W_out · RMSNorm(x), for as many tokens at a time as the scratch holds. An error if any are not finite.
     pub(crate) fn forward(&self, step: &mut Step<'_>) -> Result<(), Error> {
         let (hidden, tokens) = (step.hyperparameters.hidden, step.tokens.len());
         let first = match step.logits {
@@ -39,8 +39,11 @@ impl Head {
             quantize(step.cpu, &mut scratch.normed, step.hyperparameters.layers)?;
             let logits = &mut scratch.logits[..rows * vocabulary];
             step.cpu.multiply(&mut [times(step.weights.matrix(self.output), &scratch.normed, logits)]);
-            if let LogitsWanted::Each(receive) = &mut step.logits {
-                for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+            for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+                if !step.cpu.all_finite(logits) {
+                    return Err(Error::NonFinite { layer: step.hyperparameters.layers });
+                }
+                if let LogitsWanted::Each(receive) = &mut step.logits {
                     receive(start + row, logits);
                 }
             }
@@ -60,6 +63,15 @@ pub(crate) enum LogitsWanted<'a> {
 }
 
 impl LogitsWanted<'_> {
+    /// Which row of the scratch holds the last token's logits after a step of `tokens` tokens, `rows_at_once` rows computed at a time.
+    pub(crate) fn last_row(&self, tokens: usize, rows_at_once: usize) -> Option<usize> {
+        match self {
+            LogitsWanted::None => None,
+            LogitsWanted::Last => Some(0),
+            LogitsWanted::Each(_) => Some((tokens - 1) % rows_at_once),
+        }
+    }
+
     /// The same wish for a shorter time.
     pub(crate) fn reborrow(&mut self) -> LogitsWanted<'_> {
         match self {

@@ -214,7 +214,7 @@ fn generate_answer(session: &mut Session, prompt: &[u32]) -> Result<String, Erro
         pace: None,
     };
     let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
-    let mut sampler = Sampler::new(greedy, session.engine().hyperparameters().vocabulary);
+    let mut sampler = Sampler::new(greedy, session.engine().hyperparameters().vocabulary)?;
     let generation = generate(session, &mut sampler, prompt, &options, &mut |_| ControlFlow::Continue(()))?;
     Ok(generation.text)
 }

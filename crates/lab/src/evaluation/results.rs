@@ -4,31 +4,40 @@
 //! where it stopped. When all are answered it gets its own name. Documented in `docs/formats/evaluation.md`.
 
 use crate::Error;
+use crate::fingerprint::start_text;
 use moce_engine::{ModelIdentity, Session};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The first line: what was asked, and of what. Results of one file agree in all of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EvaluationHeader {
-    /// 1.
+    /// 2.
     pub moce_evaluation: u32,
     /// `mmlu`, `gsm8k`, or the name of a file.
     pub task: String,
     /// Which model.
     pub model: ModelIdentity,
-    /// The routing policy, with all parameters.
+    /// The routing policy of generated tokens, with all parameters.
     pub routing: String,
+    /// That of prompt tokens.
+    pub routing_prompt: String,
     /// Which cached expert leaves.
     pub eviction: String,
     /// Experts logically cached, by MoE layer.
     pub capacity: Vec<usize>,
+    /// In which order a token's experts become most recent.
+    pub touch: String,
+    /// What is cached before the first token; of given lists the fingerprint.
+    pub start: String,
+    /// How keys and values are kept.
+    pub kv: String,
     /// Positions that a prompt may take.
     pub context: usize,
 }
@@ -41,9 +50,13 @@ impl EvaluationHeader {
             moce_evaluation: VERSION,
             task: task.to_owned(),
             model: session.engine().identity(),
-            routing: routing.options().prompt_policy.to_string(),
+            routing: routing.options().policy.to_string(),
+            routing_prompt: routing.options().prompt_policy.to_string(),
             eviction: routing.options().eviction.to_string(),
             capacity: (0..routing.layer_count()).map(|layer| routing.shape(layer).capacity).collect(),
+            touch: routing.options().touch.to_string(),
+            start: start_text(&routing.options().start),
+            kv: session.engine().plan().kv_type.to_string(),
             context: session.engine().context(),
         }
     }
@@ -111,35 +124,34 @@ pub struct ResultFile {
 }
 
 impl ResultFile {
-    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` both are begun anew.
+    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` it is begun anew.
+    /// A partial file beside a whole one comes from a run with `force` that was broken off, so it is gone on with too.
     ///
     /// # Errors
-    /// The file exists and `force` is not given, the partial one belongs to other options, or a file cannot be written.
+    /// The file exists alone and `force` is not given, the partial one belongs to other options, or a file cannot be written.
     pub fn open(path: &Path, header: &EvaluationHeader, force: bool) -> Result<(ResultFile, Vec<Outcome>), Error> {
-        if path.exists() && !force {
-            return Err(Error::ResultsExist { path: path.to_owned() });
-        }
         let mut partial = path.to_owned().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let error = |cause| Error::File { path: partial.clone(), cause };
-        let mut outcomes = Vec::new();
-        let mut options = OpenOptions::new();
-        if partial.exists() && !force {
-            let (found, before) = read_results(&partial)?;
-            if found != *header {
-                return Err(Error::OtherResults { path: partial });
+        let begun = if force || !partial.exists() { Vec::new() } else { whole_lines(&partial)? };
+        if begun.is_empty() {
+            if path.exists() && !force {
+                return Err(Error::ResultsExist { path: path.to_owned() });
             }
-            outcomes = before;
+            let file = File::create(&partial).map_err(error)?;
+            let mut file = ResultFile { path: path.to_owned(), partial, file };
+            file.line(header)?;
+            return Ok((file, Vec::new()));
         }
-        // A last line that was broken off is dropped by writing all whole ones again.
-        let file = options.write(true).create(true).truncate(true).open(&partial).map_err(error)?;
-        let mut file = ResultFile { path: path.to_owned(), partial, file };
-        file.line(header)?;
-        for outcome in &outcomes {
-            file.append(outcome)?;
+        let (found, outcomes) = parse(&partial, &begun)?;
+        if found != *header {
+            return Err(Error::OtherResults { path: partial });
         }
-        Ok((file, outcomes))
+        // A last line that was broken off is cut away; what is whole stays as it is.
+        let mut file = OpenOptions::new().write(true).open(&partial).map_err(error)?;
+        file.set_len(begun.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(error)?;
+        Ok((ResultFile { path: path.to_owned(), partial, file }, outcomes))
     }
 
     /// Adds a question's line.
@@ -172,17 +184,33 @@ impl ResultFile {
 /// # Errors
 /// The file cannot be read, or is no file of results.
 pub fn read_results(path: &Path) -> Result<(EvaluationHeader, Vec<Outcome>), Error> {
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let wrong = |line: usize, why: String| Error::Results { path: path.to_owned(), line, why };
-    let mut lines = whole.lines().enumerate();
-    let (_, first) = lines.next().ok_or_else(|| wrong(1, "no header".to_owned()))?;
-    let header: EvaluationHeader = serde_json::from_str(first).map_err(|error| wrong(1, error.to_string()))?;
-    if header.moce_evaluation != VERSION {
-        return Err(wrong(1, format!("version {} where {VERSION} is known", header.moce_evaluation)));
+    parse(path, &whole_lines(path)?)
+}
+
+/// The bytes of a file up to its last line end, which may be none. What follows was broken off, perhaps within a character.
+fn whole_lines(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
+    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+    bytes.truncate(end);
+    Ok(bytes)
+}
+
+fn parse(path: &Path, lines: &[u8]) -> Result<(EvaluationHeader, Vec<Outcome>), Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        moce_evaluation: u32,
     }
+    let wrong = |line: usize, why: String| Error::Results { path: path.to_owned(), line, why };
+    let mut lines = lines.split_inclusive(|&byte| byte == b'\n').enumerate();
+    let (_, first) = lines.next().ok_or_else(|| wrong(1, "no header".to_owned()))?;
+    let no_header = |error: serde_json::Error| wrong(1, error.to_string());
+    let Version { moce_evaluation } = serde_json::from_slice(first).map_err(no_header)?;
+    if moce_evaluation != VERSION {
+        return Err(wrong(1, format!("version {moce_evaluation} where {VERSION} is known")));
+    }
+    let header = serde_json::from_slice(first).map_err(no_header)?;
     let outcomes =
-        lines.map(|(index, line)| serde_json::from_str(line).map_err(|error| wrong(index + 1, error.to_string())));
+        lines.map(|(index, line)| serde_json::from_slice(line).map_err(|error| wrong(index + 1, error.to_string())));
     Ok((header, outcomes.collect::<Result<_, _>>()?))
 }
 
@@ -196,8 +224,12 @@ mod tests {
             task: "mmlu".to_owned(),
             model: ModelIdentity::try_from("0123456789abcdef".to_owned()).unwrap(),
             routing: routing.to_owned(),
+            routing_prompt: "original".to_owned(),
             eviction: "lru".to_owned(),
             capacity: vec![6, 6],
+            touch: "strong-first".to_owned(),
+            start: "empty".to_owned(),
+            kv: "f16".to_owned(),
             context: 128,
         }
     }
@@ -240,5 +272,51 @@ mod tests {
         assert!(!partial.exists());
         assert!(matches!(ResultFile::open(&path, &header("original"), false), Err(Error::ResultsExist { .. })));
         assert!(ResultFile::open(&path, &header("original"), true).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_begins_anew_can_be_broken_off_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let open = |force| ResultFile::open(&path, &header("original"), force);
+        open(false).unwrap().0.finish().unwrap();
+        let (mut file, _) = open(true).unwrap();
+        file.append(&outcome(0)).unwrap();
+        drop(file);
+        let (file, before) = open(false).unwrap();
+        assert_eq!(before, [outcome(0)]);
+        file.finish().unwrap();
+        assert_eq!(read_results(&path).unwrap().1, [outcome(0)]);
+    }
+
+    #[test]
+    fn a_line_may_break_off_anywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let partial = folder.path().join("r.jsonl.partial");
+        // Within its first line a file is none yet.
+        std::fs::write(&partial, b"{\"moce_evaluation\": 2, \"task\": \"\xC3").unwrap();
+        let (mut file, before) = ResultFile::open(&path, &header("original"), false).unwrap();
+        assert!(before.is_empty());
+        file.append(&outcome(0)).unwrap();
+        drop(file);
+        // Whole lines stay as they are, with a space that we would not write; half a character behind them goes.
+        let mut bytes = std::fs::read(&partial).unwrap();
+        bytes.insert(bytes.len() - 2, b' ');
+        std::fs::write(&partial, [&bytes[..], b"{\"subject\": \"\xC3"].concat()).unwrap();
+        let (mut file, before) = ResultFile::open(&path, &header("original"), false).unwrap();
+        assert_eq!(before, [outcome(0)]);
+        file.append(&outcome(1)).unwrap();
+        file.finish().unwrap();
+        assert!(std::fs::read(&path).unwrap().starts_with(&bytes));
+        assert_eq!(read_results(&path).unwrap().1, [outcome(0), outcome(1)]);
+    }
+
+    #[test]
+    fn an_older_version_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        std::fs::write(&path, "{\"moce_evaluation\": 1, \"task\": \"mmlu\"}\n").unwrap();
+        assert!(read_results(&path).unwrap_err().to_string().contains("version 1"));
     }
 }

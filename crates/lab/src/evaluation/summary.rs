@@ -1,6 +1,7 @@
 //! What outcomes add up to: accuracy with its interval, by subject too, what the routing cost, and how two runs compare.
 
 use super::results::{EvaluationHeader, Outcome, OutcomeAnswer};
+use super::task::Task;
 use crate::Error;
 use crate::statistics::{Interval, bootstrap, mcnemar, wilson};
 use serde::Serialize;
@@ -28,8 +29,10 @@ pub struct EvaluationReport {
     pub flexible_accuracy_interval: Option<Interval>,
     /// Prompts that had to be cut.
     pub cut_prompts: usize,
-    /// The routing policy, with all parameters.
+    /// The routing policy of generated tokens, with all parameters.
     pub routing: String,
+    /// That of prompt tokens.
+    pub routing_prompt: String,
     /// Which cached expert leaves.
     pub eviction: String,
     /// Experts logically cached, by MoE layer.
@@ -108,6 +111,7 @@ impl EvaluationReport {
                 .then(|| wilson(flexibly_right as u64, flexible.len() as u64)),
             cut_prompts: outcomes.iter().filter(|outcome| outcome.cut).count(),
             routing: header.routing.clone(),
+            routing_prompt: header.routing_prompt.clone(),
             eviction: header.eviction.clone(),
             capacity: header.capacity.clone(),
             miss_rate: share(sum(|outcome| outcome.misses) as usize, selections as usize),
@@ -151,6 +155,22 @@ impl EvaluationReport {
         });
         Ok(())
     }
+}
+
+/// Whether a run of `task` can be compared with results, which is worth knowing before it begins.
+///
+/// # Errors
+/// They answer none of its questions, or were asked with other prompts.
+pub fn check_baseline(task: &Task, baseline: &[Outcome]) -> Result<(), Error> {
+    let prompts: HashMap<(&str, usize), &str> =
+        baseline.iter().map(|outcome| ((&*outcome.subject, outcome.question), &*outcome.prompt)).collect();
+    let mut pairs = task.subjects.iter().flat_map(|subject| {
+        let prompt = |index| prompts.get(&(&*subject.name, index)).copied();
+        subject.questions.iter().filter_map(move |q| Some(prompt(q.index)? == subject.fingerprint(q)))
+    });
+    // One pair at least, and all with the same prompt.
+    let comparable = pairs.next() == Some(true) && pairs.all(|same| same);
+    if comparable { Ok(()) } else { Err(Error::OtherQuestions) }
 }
 
 fn per_subject(outcomes: &[Outcome]) -> Vec<SubjectReport> {

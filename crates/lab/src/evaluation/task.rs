@@ -1,5 +1,7 @@
 //! What is asked: subjects, their shared beginning, their questions.
 
+use crate::fingerprint::fnv_1a;
+
 /// Questions to ask.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -69,10 +71,7 @@ impl Subject {
             Expected::Number { .. } => &[],
         };
         let texts = [&self.prefix, &question.text].into_iter().chain(continuations);
-        // 64-bit FNV-1a; no UTF-8 text holds the byte 0xFF.
-        let bytes = texts.flat_map(|text| text.bytes().chain([0xFF]));
-        let hash =
-            bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("{hash:016x}")
+        // No UTF-8 text holds the byte 0xFF.
+        format!("{:016x}", fnv_1a(texts.flat_map(|text| text.bytes().chain([0xFF]))))
     }
 }

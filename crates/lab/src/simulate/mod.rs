@@ -110,8 +110,8 @@ pub fn simulate<R: Read + Send>(
         }
         if let Some(bound) = &bound {
             let tally = bound.tally(&header, capacity, &options.start)?;
-            let original = label(&header, &Policy::Original);
-            let name = cell_name(&header, capacity, (&original, &original), BELADY);
+            let [routing, routing_prompt] = labels(&header, &Policy::Original, &Policy::Original);
+            let name = cell_name(&header, capacity, (&routing, &routing_prompt), BELADY);
             report.cells.push(SimulatedCell::new(name, &tally, tokens, timing));
         }
     }
@@ -133,9 +133,10 @@ pub fn simulate_global<R: Read>(
     let mut report = SimulationReport::new(&header, "global", options.timing);
     for ((&capacity_bytes, lru), belady) in options.capacities.iter().zip(&lru).zip(&belady) {
         for (eviction, tally) in [("lru", lru), (BELADY, belady)] {
+            let [routing, routing_prompt] = recorded_labels(&header);
             let name = CellName {
-                routing: label(&header, &Policy::Original),
-                routing_prompt: label(&header, &Policy::Original),
+                routing,
+                routing_prompt,
                 eviction: eviction.to_owned(),
                 capacity: Vec::new(),
                 capacity_bytes,
@@ -177,8 +178,8 @@ fn list_cells<'c>(
         for eviction in &options.evictions {
             for policy in &options.policies {
                 let prompt_policy = if options.prompts_too { policy.clone() } else { Policy::Original };
-                let names = (label(header, policy), label(header, &prompt_policy));
-                let name = cell_name(header, capacity, (&names.0, &names.1), &eviction.to_string());
+                let [routing, routing_prompt] = labels(header, policy, &prompt_policy);
+                let name = cell_name(header, capacity, (&routing, &routing_prompt), &eviction.to_string());
                 let (touch, start) = (options.touch, options.start.clone());
                 let routing =
                     RoutingOptions { policy: policy.clone(), prompt_policy, eviction: *eviction, touch, start };
@@ -200,10 +201,23 @@ fn cell_name(header: &TraceHeader, capacity: &[usize], routing: (&str, &str), ev
     }
 }
 
-/// What a policy is called. Without scores, original routing means the choices as they were recorded.
-fn label(header: &TraceHeader, policy: &Policy) -> String {
-    if header.scores.is_none() && *policy == Policy::Original && !was_original(header) {
-        return format!("as recorded: {}", header.policy);
+/// What the policies of generated and of prompt tokens are called. Without scores, original routing means the choices as they were
+/// recorded.
+fn labels(header: &TraceHeader, policy: &Policy, prompt_policy: &Policy) -> [String; 2] {
+    if header.scores.is_none() {
+        return recorded_labels(header);
     }
-    policy.resolved(header.experts, header.experts_per_token).unwrap_or_else(|_| policy.clone()).to_string()
+    let name = |policy: &Policy| {
+        policy.resolved(header.experts, header.experts_per_token).unwrap_or_else(|_| policy.clone()).to_string()
+    };
+    [name(policy), name(prompt_policy)]
+}
+
+/// What the recorded choices are called: original only if they are the model's own.
+fn recorded_labels(header: &TraceHeader) -> [String; 2] {
+    let name = |policy: &String| match was_original(header) {
+        true => policy.clone(),
+        false => format!("as recorded: {policy}"),
+    };
+    [name(&header.policy), name(&header.prompt_policy)]
 }

@@ -47,7 +47,9 @@ impl Across {
 
 /// Quality against misses or speed: one line a policy, the cells that none beats filled.
 pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
-    let point = |row: &CellSummary| Some((across.of(row)?, 100.0 * row.perplexity_rise?));
+    // An axis to infinity has no end of marks.
+    let finite = |number: f64| Some(number).filter(|number| number.is_finite());
+    let point = |row: &CellSummary| Some((finite(across.of(row)?)?, finite(100.0 * row.perplexity_rise?)?));
     let mut families: BTreeMap<&str, Vec<(f64, f64, bool)>> = BTreeMap::new();
     for row in rows {
         let Some((x, y)) = point(row) else { continue };
@@ -164,4 +166,29 @@ fn draw(size: (u32, u32), picture: impl FnOnce(DrawingArea<SVGBackend<'_>, Shift
     }
     // Scales with the page.
     Some(svg.replacen(&format!("width=\"{}\" height=\"{}\"", size.0, size.1), "width=\"100%\"", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(tokens_per_second: f64) -> CellSummary {
+        let row = serde_json::json!({
+            "name": "a", "routing": "original", "eviction": "lru", "capacity": "100%", "tokens": 1, "perplexity": 2.0,
+            "perplexity_rise": 0.01, "miss_rate": 0.0, "misses_per_token": 0.0, "logical_bytes_per_token": 0.0,
+            "changed_share": 0.0, "lifetime_mean": 1.0, "on_front": true,
+        });
+        CellSummary { tokens_per_second: Some(tokens_per_second), ..serde_json::from_value(row).unwrap() }
+    }
+
+    #[test]
+    fn points_that_are_nowhere_are_left_out() {
+        // Nothing is missed and computing is free.
+        let (nowhere, somewhere) = (row(f64::INFINITY), row(20.0));
+        assert!(pareto(&[&nowhere, &row(f64::NAN)], Across::TokensPerSecond).is_none());
+        assert_eq!(
+            pareto(&[&nowhere, &somewhere], Across::TokensPerSecond),
+            pareto(&[&somewhere], Across::TokensPerSecond)
+        );
+    }
 }

@@ -57,7 +57,8 @@ pub struct SweepOptions {
 /// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
 ///
 /// # Errors
-/// The folder holds another study, a file cannot be written, a cell fails, or `progress` ends the work; what was finished is kept.
+/// The folder holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
+/// the work; what was finished is kept.
 pub fn sweep(
     engine: &Arc<Engine>,
     text: &str,
@@ -65,8 +66,10 @@ pub fn sweep(
     folder: &Path,
     progress: &mut dyn FnMut(SweepProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<CellSummary>, Error> {
-    let cells = options.shard.cut(options.grid.cells(engine.plan())?);
+    let cells = options.grid.cells(engine.plan())?;
     let store = Store::open(folder, Study::new(engine, text, options))?;
+    store.check(&cells)?;
+    let cells = options.shard.cut(cells);
     for (number, cell) in cells.iter().enumerate() {
         if store.has(cell) {
             continue;

@@ -3,9 +3,9 @@
 use super::cell::SweepCell;
 use super::summary::{CellSummary, summarise};
 use super::{SweepOptions, report};
+use crate::fingerprint::{fnv_1a, start_text};
 use crate::{Error, PerplexityReport, TimingModel, files};
 use moce_engine::Engine;
-use moce_engine::routing::Start;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,27 +60,20 @@ impl Study {
             experts_per_token: plan.experts_per_token,
             expert_bytes: plan.expert_bytes.clone(),
             text_bytes: text.len(),
-            text_hash: format!("{:016x}", fnv_1a(text.as_bytes())),
+            text_hash: format!("{:016x}", fnv_1a(text.bytes())),
             window: perplexity.window,
             limit: perplexity.limit,
             bos: perplexity.bos,
             kl: perplexity.kl,
             kv: plan.kv_type.to_string(),
             touch: grid.base.touch.to_string(),
-            start: match &grid.base.start {
-                Start::Given(layers) => format!("given:{:016x}", fnv_1a(format!("{layers:?}").as_bytes())),
-                start => start.to_string(),
-            },
+            start: start_text(&grid.base.start),
         }
     }
 }
 
-fn fnv_1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
-}
-
 /// The result of a cell, as its file holds it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CellResult {
     /// What it belongs to.
@@ -109,6 +102,24 @@ impl Store {
         Ok(store)
     }
 
+    /// Refuses results that were measured with something else than the cells name now: a name holds the path of a file of capacities,
+    /// not what stands in it.
+    pub(super) fn check(&self, cells: &[SweepCell]) -> Result<(), Error> {
+        for result in self.results()? {
+            let is_other = |cell: &SweepCell| {
+                let (report, routing) = (&result.report, &cell.routing);
+                let same_routing = report.routing == routing.policy.to_string();
+                let same_eviction = report.eviction == routing.eviction.to_string();
+                (result.capacity == cell.capacity && report.capacity != cell.capacities)
+                    || (result.name == cell.name && !(same_routing && same_eviction))
+            };
+            if cells.iter().any(is_other) {
+                return Err(Error::OtherCell { path: self.path(&result.name) });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a cell has been finished.
     pub(super) fn has(&self, cell: &SweepCell) -> bool {
         self.path(&cell.name).exists()
@@ -124,7 +135,7 @@ impl Store {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(CELLS).join(format!("{name}.json"))
+        cell_path(&self.folder, name)
     }
 
     /// All results in the folder, by name.
@@ -153,23 +164,35 @@ impl Store {
 /// Joins the folders of a sweep's shards in `output`, which may be one of them, and writes the report of the whole.
 ///
 /// # Errors
-/// The folders hold nothing, or different studies; a file cannot be read or written.
+/// The folders hold nothing, different studies, or different results of one cell; a file cannot be read or written. Nothing has been
+/// written then, unless writing fails.
 pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<TimingModel>) -> Result<Vec<CellSummary>, Error> {
-    let mut all = BTreeMap::new();
-    for folder in folders {
+    let mut all: BTreeMap<String, (PathBuf, CellResult)> = BTreeMap::new();
+    let there = output.join(CELLS).exists().then_some(output);
+    for folder in folders.iter().map(PathBuf::as_path).chain(there) {
         for result in read_results(folder)? {
-            all.insert(result.name.clone(), result);
+            let path = cell_path(folder, &result.name);
+            if all.values().next().is_some_and(|(_, first)| first.study != result.study) {
+                return Err(Error::OtherStudy { path });
+            }
+            let is_other = |other: &CellResult| match other.name == result.name {
+                true => *other != result,
+                false => other.capacity == result.capacity && other.report.capacity != result.report.capacity,
+            };
+            if let Some((one, _)) = all.values().find(|(_, other)| is_other(other)) {
+                return Err(Error::TwoResults { one: one.clone(), other: path });
+            }
+            all.insert(result.name.clone(), (path, result));
         }
     }
-    let Some(first) = all.values().next() else { return Err(Error::NoResults { path: output.to_owned() }) };
+    let Some((_, first)) = all.values().next() else { return Err(Error::NoResults { path: output.to_owned() }) };
     let store = Store::open(output, first.study.clone())?;
-    for result in all.values() {
-        if result.study != store.study {
-            return Err(Error::OtherStudy { path: store.path(&result.name) });
-        }
-        store.write(result)?;
-    }
+    all.values().try_for_each(|(_, result)| store.write(result))?;
     store.publish(timing)
+}
+
+fn cell_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(CELLS).join(format!("{name}.json"))
 }
 
 fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
@@ -189,4 +212,84 @@ fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
         serde_json::from_slice(&bytes).map_err(|error| failed(path)(std::io::Error::other(error)))
     };
     paths.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moce_engine::routing::RoutingOptions;
+    use serde_json::json;
+
+    fn result(name: &str, nll: f64, capacity: [usize; 2]) -> CellResult {
+        let study = json!({
+            "model": "m.gguf", "model_identity": "0123456789abcdef", "layers": 2, "experts": 60, "experts_per_token": 4,
+            "expert_bytes": [1, 1], "text_bytes": 9, "text_hash": "0", "window": 2, "limit": null, "bos": false, "kl": false,
+            "kv": "f16", "touch": "strong-first", "start": "empty",
+        });
+        let report = json!({
+            "tokens": 2, "words": 0, "nll": nll, "window_nll": [nll], "perplexity": 2.0, "word_perplexity": null,
+            "miss_rate": 0.5, "misses_per_token": 1.0, "lifetime_mean": 1.0, "lifetime_std": 0.0, "routing": "original",
+            "eviction": "lru", "capacity": capacity, "changed_selections": 0, "changed_share": 0.0, "per_layer": [],
+        });
+        serde_json::from_value(json!({ "study": study, "name": name, "capacity": "list.txt", "report": report }))
+            .unwrap()
+    }
+
+    fn filled(folder: &Path, results: &[CellResult]) -> Store {
+        let store = Store::open(folder, results[0].study.clone()).unwrap();
+        results.iter().for_each(|result| store.write(result).unwrap());
+        store
+    }
+
+    #[test]
+    fn results_without_a_perplexity_per_word_are_read_and_older_ones_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), &[result("a", 1.0, [8, 8])]);
+        assert_eq!(store.results().unwrap(), [result("a", 1.0, [8, 8])]);
+        let text = std::fs::read_to_string(store.path("a")).unwrap();
+        let older = text.replace("\"word_perplexity\":null", "\"word_perplexity\":12.5");
+        std::fs::write(store.path("a"), older).unwrap();
+        assert_eq!(store.results().unwrap()[0].report.word_perplexity, Some(12.5));
+    }
+
+    #[test]
+    fn a_result_of_other_capacities_is_not_kept_under_the_name_of_their_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), &[result("list.txt_lru_original", 1.0, [8, 8])]);
+        let cell = |capacities: [usize; 2], name: &str, eviction: &str| SweepCell {
+            name: name.to_owned(),
+            capacity: "list.txt".to_owned(),
+            capacities: capacities.to_vec(),
+            routing: RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() },
+        };
+        let name = "list.txt_lru_original";
+        store.check(&[cell([8, 8], name, "lru"), cell([8, 8], "another", "lfu")]).unwrap();
+        for other in [cell([8, 9], name, "lru"), cell([8, 9], "another", "lru"), cell([8, 8], name, "lfu")] {
+            assert!(matches!(store.check(&[other]), Err(Error::OtherCell { .. })));
+        }
+    }
+
+    #[test]
+    fn different_results_of_one_cell_are_not_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        filled(&at("one"), &[result("a", 1.0, [8, 8]), result("b", 1.0, [8, 8])]);
+        filled(&at("same"), &[result("b", 1.0, [8, 8]), result("c", 1.0, [8, 8])]);
+        filled(&at("other"), &[result("b", 1.5, [8, 8])]);
+        filled(&at("edited"), &[result("d", 1.0, [8, 9])]);
+        for other in ["other", "edited"] {
+            let error = merge(&[at("one"), at(other)], &at("joined"), None).unwrap_err();
+            assert!(matches!(error, Error::TwoResults { .. }) && error.to_string().contains(other), "{error}");
+            assert!(!at("joined").exists(), "nothing is written");
+            // What the output holds already counts as well.
+            assert!(matches!(merge(&[at(other)], &at("one"), None), Err(Error::TwoResults { .. })));
+        }
+        assert_eq!(merge(&[at("one"), at("same")], &at("joined"), None).unwrap().len(), 3);
+        let mut foreign = result("e", 1.0, [8, 8]);
+        foreign.study.window = 3;
+        filled(&at("foreign"), &[foreign]);
+        let error = merge(&[at("one"), at("foreign")], &at("again"), None).unwrap_err();
+        assert!(matches!(error, Error::OtherStudy { .. }) && error.to_string().contains("foreign"), "{error}");
+        assert!(!at("again").exists());
+    }
 }

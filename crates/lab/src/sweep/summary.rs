@@ -40,7 +40,7 @@ pub struct CellSummary {
     pub changed_share: f64,
     /// Mean number of tokens that an expert stays cached.
     pub lifetime_mean: f64,
-    /// By the timing model, if there is one.
+    /// By the timing model, if there is one and something takes time.
     pub tokens_per_second: Option<f64>,
     /// Whether no other cell of the same capacity and eviction has both lower perplexity and fewer misses.
     pub on_front: bool,
@@ -115,7 +115,7 @@ fn row(
         logical_bytes_per_token: bytes,
         changed_share: report.changed_share,
         lifetime_mean: report.lifetime_mean,
-        tokens_per_second: timing.map(|timing| timing.tokens_per_second(bytes, 0.0)),
+        tokens_per_second: timing.map(|timing| timing.tokens_per_second(bytes, 0.0)).filter(|speed| speed.is_finite()),
         on_front: false,
     }
 }

@@ -13,6 +13,7 @@ pub use profile::{Measured, Profile};
 
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
 use moce_engine::routing::{CachePrior, EvictionSpec, Lambda, Policy, RoutingOptions};
+use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
 use search::{Candidate, Family};
 use std::ops::ControlFlow;
@@ -56,19 +57,28 @@ pub enum Half {
     Second,
 }
 
-/// Finds a profile for the model of `engine`. `progress` is called after each trial.
+/// The fewest windows in a half. The interval is by percentile bootstrap over windows, which is too narrow for a handful: of two windows
+/// it is their range, and holds the true figure half of the time.
+const LEAST_WINDOWS: usize = 8;
+
+/// Finds a profile for the model of `engine`. `show` is called after each trial, `interrupted` asked after each window.
 ///
 /// # Errors
-/// A half of the text is shorter than two windows, a step fails, or `progress` ends the work.
+/// A half of the text has fewer than eight windows, a step fails, or the work was `interrupted`.
 pub fn tune(
     engine: &Arc<Engine>,
     text: &str,
     options: &TuneOptions,
-    progress: &mut dyn FnMut(&Trial<'_>) -> ControlFlow<()>,
+    interrupted: &dyn Fn() -> bool,
+    show: &mut dyn FnMut(&Trial<'_>),
 ) -> Result<Profile, Error> {
     let capacity = engine.plan().resolve_capacity(&options.capacity)?;
     let (first, second) = halves(text);
-    let mut bench = Workbench { engine, options, progress };
+    for half in [first, second] {
+        let tokens = engine.tokenizer().encode(half, SpecialTokens::AsText)?.len();
+        check_windows(tokens, &options.perplexity)?;
+    }
+    let mut bench = Workbench { engine, options, interrupted, show };
 
     let original = bench.run(first, &Policy::Original, &capacity)?;
     let mut candidates = Vec::new();
@@ -107,16 +117,30 @@ pub fn tune(
     bench.accept(second, candidates, &capacity)
 }
 
-/// The text cut in the middle, between words.
+/// The text cut in the middle, between words; between characters where the quarter behind the middle has no space, as in Chinese.
 fn halves(text: &str) -> (&str, &str) {
-    let middle = (text.len() / 2..text.len()).find(|&at| text.as_bytes()[at].is_ascii_whitespace());
-    text.split_at(middle.unwrap_or(text.len()))
+    let middle = text.len() / 2;
+    let behind = middle..(middle + text.len().div_ceil(4)).min(text.len());
+    let space = behind.into_iter().find(|&at| text.as_bytes()[at].is_ascii_whitespace());
+    let character = || (middle..text.len()).find(|&at| text.is_char_boundary(at));
+    text.split_at(space.or_else(character).unwrap_or(text.len()))
+}
+
+/// Refuses a half of so many tokens if it has too few windows.
+fn check_windows(tokens: usize, options: &PerplexityOptions) -> Result<(), Error> {
+    let (scorable, window) = (options.scorable(tokens), options.window.max(1));
+    if scorable / window >= LEAST_WINDOWS {
+        return Ok(());
+    }
+    let is_limited = options.scorable(usize::MAX) / window < LEAST_WINDOWS;
+    Err(Error::TooFewWindows { tokens: scorable, window, least: LEAST_WINDOWS, is_limited })
 }
 
 struct Workbench<'a> {
     engine: &'a Arc<Engine>,
     options: &'a TuneOptions,
-    progress: &'a mut dyn FnMut(&Trial<'_>) -> ControlFlow<()>,
+    interrupted: &'a dyn Fn() -> bool,
+    show: &'a mut dyn FnMut(&Trial<'_>),
 }
 
 impl Workbench<'_> {
@@ -124,13 +148,15 @@ impl Workbench<'_> {
         let base = self.options.base.clone();
         let routing = RoutingOptions { policy: policy.clone(), prompt_policy: policy.clone(), ..base };
         let mut session = Session::with_routing(self.engine, &routing, capacity)?;
-        perplexity_in(&mut session, text, &self.options.perplexity, &mut |_, _, _| ControlFlow::Continue(()))
+        perplexity_in(&mut session, text, &self.options.perplexity, &mut |_, _, _| match (self.interrupted)() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
     }
 
-    fn show(&mut self, half: Half, candidate: &Candidate, rise: f64, miss_rate: f64) -> Result<(), Error> {
+    fn show(&mut self, half: Half, candidate: &Candidate, rise: f64, miss_rate: f64) {
         let Candidate { policy, by_layer, .. } = candidate;
-        let trial = Trial { half, policy, by_layer: *by_layer, perplexity_rise: rise, miss_rate };
-        if (self.progress)(&trial).is_break() { Err(Error::Interrupted) } else { Ok(()) }
+        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise: rise, miss_rate });
     }
 
     /// Runs a candidate on the first half.
@@ -141,7 +167,7 @@ impl Workbench<'_> {
         candidate: Candidate,
     ) -> Result<(Candidate, PerplexityReport), Error> {
         let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-        self.show(Half::First, &candidate, report.rise_over(original).rise(), report.miss_rate)?;
+        self.show(Half::First, &candidate, report.rise_over(original).rise(), report.miss_rate);
         Ok((candidate, report))
     }
 
@@ -175,8 +201,8 @@ impl Workbench<'_> {
         for (refused, candidate) in candidates.into_iter().map(|one| one.0).chain([own]).enumerate() {
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
             let rise = report.rise_over(&original);
-            let upper = rise.interval().ok_or(Error::TooFewWindows { windows: report.window_nll.len() })?.high;
-            self.show(Half::Second, &candidate, upper, report.miss_rate)?;
+            let upper = rise.interval().expect("several windows have an interval").high;
+            self.show(Half::Second, &candidate, upper, report.miss_rate);
             if upper <= self.options.max_loss || candidate.policy == Policy::Original {
                 let measured = Measured {
                     tokens: report.tokens,
@@ -197,13 +223,52 @@ impl Workbench<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moce_engine::{Budget, EngineOptions};
+    use moce_testkit::TinyModel;
+    use std::cell::Cell;
 
     #[test]
     fn halves_are_cut_between_words() {
         let (first, second) = halves("one two three four");
         assert_eq!((first, second), ("one two three", " four"));
-        assert_eq!(halves("word"), ("word", ""));
+        assert_eq!(halves("word"), ("wo", "rd"));
+        assert_eq!(halves("新年快乐\n"), ("新年", "快乐\n"), "a line end at the very end is no middle");
+        assert_eq!(halves(""), ("", ""));
         let (first, second) = halves("äöü äöü äöü");
         assert_eq!(format!("{first}{second}"), "äöü äöü äöü");
+    }
+
+    #[test]
+    fn an_interruption_does_not_wait_for_the_end_of_a_trial() {
+        let options = EngineOptions { memory: Budget::All, ..EngineOptions::default() };
+        let engine = Arc::new(Engine::load(&TinyModel::open("qwen2moe").gguf, &options).unwrap());
+        let options = TuneOptions {
+            max_loss: 0.1,
+            capacity: Capacity::Share(0.5),
+            base: RoutingOptions::default(),
+            perplexity: PerplexityOptions { window: 4, ..PerplexityOptions::default() },
+        };
+        let text = "The river rises in the hills above the town and runs through it to the sea. ".repeat(8);
+        let windows = Cell::new(0);
+        let interrupted = || windows.replace(windows.get() + 1) == 2;
+        let tuned = tune(&engine, &text, &options, &interrupted, &mut |_| panic!("no trial has ended"));
+        assert!(matches!(tuned, Err(Error::Interrupted)) && windows.get() == 3);
+    }
+
+    #[test]
+    fn what_is_too_little_text_is_said_with_what_helps() {
+        let check = |tokens, window, limit| {
+            check_windows(tokens, &PerplexityOptions { window, limit, ..PerplexityOptions::default() })
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(check(8 * 64 + 1, 64, None), Ok(()));
+        let error = check(8 * 64, 64, None).unwrap_err();
+        assert!(
+            ["7 windows of 64", "a text of 1026 tokens, or --window 63,"].iter().all(|part| error.contains(part)),
+            "{error}"
+        );
+        let error = check(9999, 64, Some(500)).unwrap_err();
+        assert!(error.contains("--limit 512, or --window 62,"), "{error}");
+        assert!(check(0, 64, None).unwrap_err().contains("(a text of 1026 tokens helps)"));
     }
 }

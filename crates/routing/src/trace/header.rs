@@ -9,6 +9,10 @@ const MOST_LAYERS: usize = 4096;
 /// Ids are stored in 16 bits, the last of which stands for none.
 const MOST_EXPERTS: usize = 65_535;
 const MOST_PER_TOKEN: usize = 256;
+/// Experts of all layers together: a simulation holds some tens of bytes for each. Hundreds of times what models have.
+const MOST_ALL_EXPERTS: usize = 1 << 24;
+/// A terabyte: sums over all experts stay far from overflow.
+const MOST_EXPERT_BYTES: u64 = 1 << 40;
 const MOST_TEXT_BYTES: usize = 65_536;
 
 /// What the contents field says.
@@ -182,6 +186,20 @@ impl TraceHeader {
                 return unwritable(what, format!("{} to {}", allowed.start(), allowed.end()), found.to_string());
             }
         }
+        if layers * experts > MOST_ALL_EXPERTS {
+            return unwritable(
+                "experts of all layers",
+                format!("at most {MOST_ALL_EXPERTS}"),
+                (layers * experts).to_string(),
+            );
+        }
+        if let Some(layer) = self.layers.iter().find(|layer| layer.expert_bytes > MOST_EXPERT_BYTES) {
+            return unwritable(
+                "bytes of an expert",
+                format!("at most {MOST_EXPERT_BYTES}"),
+                layer.expert_bytes.to_string(),
+            );
+        }
         if let Some(text) = self.texts().into_iter().find(|text| text.len() > MOST_TEXT_BYTES) {
             return unwritable("a text", format!("at most {MOST_TEXT_BYTES} bytes"), text.len().to_string());
         }
@@ -224,6 +242,10 @@ impl TraceHeader {
         let scores = (contents & HAS_SCORES != 0).then_some(StoredScores { kind, precision });
         let layers = number(source, "MoE layers", 1, MOST_LAYERS)?;
         let experts = number(source, "experts", 1, MOST_EXPERTS)?;
+        if layers * experts > MOST_ALL_EXPERTS {
+            let expected = format!("at most {MOST_ALL_EXPERTS}");
+            return Err(source.malformed(4, "experts of all layers", expected, layers * experts));
+        }
         let experts_per_token = number(source, "experts per token", 1, MOST_PER_TOKEN.min(experts))?;
         let touch = match source.u32(WHAT)? {
             0 => TouchOrder::StrongFirst,
@@ -233,7 +255,12 @@ impl TraceHeader {
         let start = number(source, "start", 0, 3)?;
         let (seed, fingerprint, bytes) = (source.u64(WHAT)?, source.u64(WHAT)?, source.u64(WHAT)?);
         let layer = |source: &mut Source<R>| {
-            let (expert_bytes, capacity) = (source.u64(WHAT)?, source.u64(WHAT)?);
+            let expert_bytes = source.u64(WHAT)?;
+            if expert_bytes > MOST_EXPERT_BYTES {
+                let expected = format!("at most {MOST_EXPERT_BYTES}");
+                return Err(source.malformed(8, "bytes of an expert", expected, expert_bytes));
+            }
+            let capacity = source.u64(WHAT)?;
             match usize::try_from(capacity) {
                 Ok(capacity) if capacity <= experts => Ok(TraceLayer { expert_bytes, capacity }),
                 _ => Err(source.malformed(8, "capacity", format!("at most {experts}"), capacity)),

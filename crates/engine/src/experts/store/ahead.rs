@@ -7,7 +7,8 @@ use crate::experts::MoeLayer;
 use moce_flash::Urgency;
 
 impl ExpertStore {
-    /// Asks for experts of a layer that comes next and will need nearly all of them, as far as there is room that nobody needs.
+    /// Asks for experts of a layer that comes next and will need nearly all of them: into slots without an expert, then into staging. No
+    /// resident one gives way, whether a session holds it or not: it is as likely to be needed as the one that would come.
     pub(crate) fn read_ahead(&mut self, layer: MoeLayer) -> Result<(), Error> {
         if self.fetcher.is_none() || layer.0 >= self.layers.len() {
             return Ok(());
@@ -16,7 +17,7 @@ impl ExpertStore {
             if self.has_place(layer, expert) {
                 continue;
             }
-            let own = self.own_slot(layer, expert, false);
+            let own = self.empty_slot(layer, expert);
             self.unchecked |= own.is_some();
             let Some(slot) = own.or_else(|| self.staging_slot(layer, expert)) else { break };
             self.fetch(layer, expert, slot, Urgency::Demand)?;

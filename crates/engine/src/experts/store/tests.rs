@@ -116,6 +116,22 @@ fn a_step_that_ends_half_way_keeps_no_slot() {
     assert!([2, 3].iter().all(|&expert| store.layers[0].find(expert).is_some()), "they have slots of their layer");
 }
 
+/// A window after a restart finds the experts of the window before: nobody holds them, but nearly all are needed.
+#[test]
+fn reading_ahead_pushes_out_nothing_that_is_resident() {
+    const SLOTS: usize = EXPERTS / 2;
+    let (mut store, _) = store(SLOTS, 2);
+    let all: Vec<u32> = (0..EXPERTS as u32).collect();
+    for (window, expected) in [EXPERTS, EXPERTS - SLOTS, EXPERTS - SLOTS].into_iter().enumerate() {
+        let before = store.traffic().fetches;
+        store.read_ahead(MoeLayer(0)).unwrap();
+        (0..SLOTS as u32).for_each(|expert| store.hold(MoeLayer(0), expert));
+        step(&mut store, MoeLayer(0), &all).unwrap();
+        (0..SLOTS as u32).for_each(|expert| store.release(MoeLayer(0), expert));
+        assert_eq!(store.traffic().fetches - before, expected as u64, "window {window}");
+    }
+}
+
 #[test]
 fn whatever_happens_the_right_expert_is_computed_with() {
     let (mut done, mut failed) = (0, 0);

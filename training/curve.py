@@ -1,0 +1,59 @@
+"""Draws a run's losses from what it printed: `python -m training.curve LOG PICTURE.svg`. Needs matplotlib."""
+
+import re
+import sys
+from pathlib import Path
+
+LINE = re.compile(r"^(distill|mix) (\d+), [\d.]+%: KL (\S+) NLL (\S+) exercises (\S+) (\d+) tokens/s")
+NAMES = ("KL to the base, nats a token", "loss on text, nats a token", "loss on exercises, nats a weighted token")
+
+
+def read(log: str, step_tokens: dict[str, int]) -> list[tuple[float, ...]]:
+    """(million tokens since the first step of distill, KL, NLL, exercises) of every step."""
+    rows, tokens = [], 0
+    for found in map(LINE.match, log.splitlines()):
+        if found:
+            tokens += step_tokens[found[1]]
+            rows.append((tokens / 1e6, *map(float, found.groups()[2:5])))
+    return rows
+
+
+def smooth(values: list[float], width: int) -> list[float]:
+    """Running means over `width` steps, without steps that have no value."""
+    means = []
+    for end in range(len(values)):
+        near = [value for value in values[max(0, end - width + 1) : end + 1] if value == value]
+        means.append(sum(near) / len(near) if near else float("nan"))
+    return means
+
+
+def main() -> None:
+    """Writes the picture."""
+    import matplotlib
+
+    from .settings import for_accelerator
+
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m training.curve LOG PICTURE.svg")
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "moce"
+    from matplotlib import pyplot
+
+    settings = for_accelerator()
+    steps = {stage: getattr(settings, stage).step_tokens for stage in ("distill", "mix")}
+    log = Path(sys.argv[1]).read_text(encoding="utf-8")
+    tokens, *curves = zip(*read(log, steps))
+    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), constrained_layout=True)
+    mix_begins = log.count("\ndistill ") * steps["distill"] / 1e6
+    for panel, name, curve in zip(panels, NAMES, curves):
+        panel.plot(tokens, curve, linewidth=0.4, alpha=0.4)
+        panel.plot(tokens, smooth(list(curve), 25), linewidth=1.5, color="C0")
+        panel.axvline(mix_begins, linewidth=0.8, color="grey", linestyle=":")
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("million tokens")
+    panels[0].set_yscale("log")
+    figure.savefig(sys.argv[2], metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
