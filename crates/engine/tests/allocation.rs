@@ -43,8 +43,10 @@ fn options(backend: Backend, routing: RoutingOptions, prefetch: Prefetch) -> Eng
 #[test]
 fn a_step_allocates_nothing_after_the_first_token() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1_u8]))) > 0, "the counter counts");
-    let elsewhere = || std::thread::scope(|scope| drop(scope.spawn(|| vec![1_u8; 100]).join().unwrap()));
-    assert!(allocations(elsewhere) > allocations(|| std::thread::scope(|scope| scope.spawn(|| ()).join().unwrap())));
+    // More than a thread itself allocates, and the test's own harness beside it.
+    let elsewhere = || (0..1000).for_each(|_| drop(std::hint::black_box(vec![1_u8])));
+    let counted = allocations(|| std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap()));
+    assert!(counted >= 1000, "{counted} on another thread");
     let model = ModelFile::new("qwen2moe", Format::Q4_0);
     // Every eviction under the model's own choices, and every policy under one of them.
     let original = ["lru", "lfu", "score", "s3fifo"].map(|eviction| ("original", eviction));

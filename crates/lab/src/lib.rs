@@ -1,5 +1,10 @@
-//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. Each measurement is one function: [`perplexity`], [`bench()`];
-//! [`token_seconds`] predicts what the second will find.
+//! Measurements on top of the engine. They run the engine's own code and add only bookkeeping. Each is one function:
+//!
+//! - [`perplexity()`] of a text under a routing policy, with KL against the original; [`sweep()`] runs it over a grid of policies and
+//!   capacities, [`tune()`] looks for the policy with the fewest misses within a stated loss;
+//! - [`evaluation::evaluate`] asks questions and counts right answers;
+//! - [`record_text`] writes routers' scores and choices as a trace, [`simulate()`] tries caches and policies on it;
+//! - [`bench()`] measures speed, [`token_seconds`] predicts what it will find.
 
 #![forbid(unsafe_code)]
 
