@@ -50,6 +50,16 @@ def half_split_order(heads: int, width: int) -> np.ndarray:
     return (np.arange(heads)[:, None] * width + within[None, :]).reshape(-1)
 
 
+def q4_1_blocks(data: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows of Q4_1 as stored -> codes [out, in] u8, scales and minima [out, in / 32] f32; value = scale * code + minimum."""
+    rows = np.ascontiguousarray(data)
+    blocks = rows.reshape(len(rows), -1, 20)
+    scales, minima = (np.ascontiguousarray(blocks[..., i : i + 2]).view(np.float16)[..., 0] for i in (0, 2))
+    codes = np.concatenate([blocks[..., 4:] & 15, blocks[..., 4:] >> 4], -1).reshape(len(rows), -1)
+    as_f32 = lambda values: torch.from_numpy(values.astype(np.float32))
+    return torch.from_numpy(codes), as_f32(scales), as_f32(minima)
+
+
 class Base:
     """The open base file: sizes, decoded tensors, raw blocks for the export."""
 
@@ -85,16 +95,11 @@ class Base:
         return torch.from_numpy(np.array(decoded, dtype=np.float32))
 
     def blocks(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A Q4_1 matrix as codes [out, in] u8, scales and minima [out, in / 32] f32; value = scale * code + minimum."""
+        """A Q4_1 matrix as `q4_1_blocks` gives it."""
         kind = self.tensors[name].tensor_type
         if kind != GGMLQuantizationType.Q4_1:
             raise ValueError(f"{name}: expected Q4_1, found {kind.name}")
-        rows = np.ascontiguousarray(self.raw(name))
-        blocks = rows.reshape(len(rows), -1, 20)
-        scales, minima = (np.ascontiguousarray(blocks[..., i : i + 2]).view(np.float16)[..., 0] for i in (0, 2))
-        codes = np.concatenate([blocks[..., 4:] & 15, blocks[..., 4:] >> 4], -1).reshape(len(rows), -1)
-        as_f32 = lambda values: torch.from_numpy(values.astype(np.float32))
-        return torch.from_numpy(codes), as_f32(scales), as_f32(minima)
+        return q4_1_blocks(self.raw(name))
 
     def tokenizer(self) -> Tokenizer:
         """Byte-level BPE with single digits, from the file's metadata."""

@@ -1,10 +1,11 @@
-"""Writes the student: a Hugging Face folder (Qwen2MoeForCausalLM) and a GGUF file (qwen2moe).
+"""Writes the student: a Hugging Face folder (Qwen2MoeForCausalLM) and a GGUF file (qwen2moe), which it can read again.
 
 The base's own embedding goes into the GGUF byte for byte; attention and the shared expert's gate and up keep
 its codes under learnt scales; learnt matrices are quantised here, with the scale of least squared error among several.
 """
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from . import student
-from .base import Base
+from .base import Base, q4_1_blocks
 from .settings import Shape
 
 BLOCK = 32
@@ -158,6 +159,45 @@ def write_gguf(path: Path, base: Base, layers: list[dict], output_norm, shape: S
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_gguf(path: Path, shape: Shape) -> dict:
+    """The layers and output norm of a file that `write_gguf` wrote, or of its parts: what a stage begins with, learnt matrices as far as
+    the file's bits tell them."""
+    split = re.fullmatch(r"(.*-)\d{5}(-of-(\d{5})\.gguf)", path.name)
+    names = [f"{split[1]}{part + 1:05}{split[2]}" for part in range(int(split[3]))] if split else [path.name]
+    readers = [gguf.GGUFReader(str(path.with_name(name))) for name in names]
+    tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
+
+    def values(name: str) -> torch.Tensor:
+        decoded = gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type)
+        return torch.from_numpy(np.array(decoded, dtype=np.float32))
+
+    def layer(at: str) -> dict:
+        kept = {
+            "qkv": ("attn_q", "attn_k", "attn_v"), "o": ("attn_output",), "shared_gate_up": ("ffn_gate_shexp", "ffn_up_shexp"),
+        }  # fmt: skip
+        made = {}
+        for name, sources in kept.items():
+            parts = zip(*(q4_1_blocks(tensors[f"{at}{source}.weight"].data) for source in sources))
+            made |= {f"{name}_{part}": torch.cat(blocks) for part, blocks in zip(("codes", "scales", "minima"), parts)}
+        gate, up, down = (values(f"{at}ffn_{part}_exps.weight") for part in ("gate", "up", "down"))
+        return made | {
+            "shared_down": values(f"{at}ffn_down_shexp.weight"),
+            "shared_gate": values(f"{at}ffn_gate_inp_shexp.weight"),
+            "attention_norm": values(f"{at}attn_norm.weight"),
+            "feed_forward_norm": values(f"{at}ffn_norm.weight"),
+            "qkv_bias": torch.cat([values(f"{at}attn_{part}.bias") for part in "qkv"]),
+            "router": values(f"{at}ffn_gate_inp.weight"),
+            "expert_gate_up": torch.cat([gate, up], 1).transpose(1, 2).contiguous(),
+            "expert_down": down.transpose(1, 2).contiguous(),
+        }
+
+    layers = [layer(f"blk.{index}.") for index in range(readers[0].fields["qwen2moe.block_count"].contents())]
+    found = (*layers[0]["router"].shape[:1], *layers[0]["expert_down"].shape[1:2], layers[0]["shared_down"].shape[1])
+    if found != (wanted := (shape.experts, shape.expert_width, shape.shared_width)):
+        raise ValueError(f"{path}: experts, their width and the shared expert's are {found}, these settings have {wanted}")
+    return {"layers": layers, "output_norm": values("output_norm.weight"), "curve": []}
 
 
 def write_hugging_face(folder: Path, base: Base, layers: list[dict], output_norm, shape: Shape) -> None:

@@ -1,9 +1,10 @@
-"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [SETTINGS=cpu|accelerator] [UNTIL=stage]`.
+"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [SETTINGS=cpu|accelerator|more] [UNTIL=stage]`.
 
 Runs every stage in order; a stage that is done is skipped, one that was interrupted goes on from its last
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
 its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
-accelerator is lent for a time.
+accelerator is lent for a time. FROM=FILE takes a finished model (any part of a split one) instead of the stages up to
+distill: its mix goes on from there.
 """
 
 import json
@@ -20,7 +21,7 @@ STAGES = ("data", "statistics", "seeding", "local", "distill", "mix", "export")
 
 def arguments(words: list[str]) -> dict[str, str]:
     """NAME=value words."""
-    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", *LENGTHS}
+    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", "FROM", *LENGTHS}
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if unknown := [word for word in words if word.split("=", 1)[0] not in known]:
         sys.exit(f"error: unknown argument {unknown[0]!r}; expected NAME=value with {', '.join(sorted(known))}")
@@ -114,34 +115,36 @@ def main() -> None:
     dense_layers, ends = model.dense_layers(base, device)
     cos, sin = model.rope_tables(base.sizes, base.sizes.context, device)
     base_model = (dense_layers, ends, base.sizes, cos, sin)
-    sums = statistics.gather(pool, base_model, settings, workers, work / "statistics.pt")
-    if last < STAGES.index("seeding"):
-        return
-
-    if (seeded := checkpoint.load(work / "seeded.pt")) is None:
-        seeded = seeding.seed(sums, dense_layers, settings, workers)
-        checkpoint.save(seeded, work / "seeded.pt")
-    if last < STAGES.index("local"):
-        return
-
-    sums.pop("inputs"), sums.pop("scales")
     final_states = final_states_file(work / "pool-text-final.npy", pool, base.sizes.hidden, settings)
-    learnt = local.teach(pool, final_states, base_model, seeded, sums, settings, workers, work)
-    if last < STAGES.index("distill"):
-        return
-
+    common = distill.common_ids(pool, settings.distill.common_ids)
+    text = distill.Sequences(pool, final_states)
     run = lambda name, layers, output_norm: distill.Run(
         name, layers, output_norm, base_model, getattr(settings, name), settings, workers, work
     )
-    common = distill.common_ids(pool, settings.distill.common_ids)
-    text = distill.Sequences(pool, final_states)
-    if (done := checkpoint.load(work / "distill.pt")) is None:
-        layers = student.from_parts(base, dense_layers, seeded, learnt, settings.seed)
-        stage = run("distill", layers, ends["output_norm"])
-        del layers, learnt
+
+    def from_dense() -> dict | None:
+        """The stages from statistics to distill; None if they end before."""
+        sums = statistics.gather(pool, base_model, settings, workers, work / "statistics.pt")
+        if last < STAGES.index("seeding"):
+            return None
+        if (seeded := checkpoint.load(work / "seeded.pt")) is None:
+            seeded = seeding.seed(sums, dense_layers, settings, workers)
+            checkpoint.save(seeded, work / "seeded.pt")
+        if last < STAGES.index("local"):
+            return None
+        sums.pop("inputs"), sums.pop("scales")
+        learnt = local.teach(pool, final_states, base_model, seeded, sums, settings, workers, work)
+        if last < STAGES.index("distill"):
+            return None
+        stage = run("distill", student.from_parts(base, dense_layers, seeded, learnt, settings.seed), ends["output_norm"])
+        del learnt
         stage.train([(text, 1.0)], common)
-        done = stage.result()
-        del stage
+        return stage.result()
+
+    if (done := checkpoint.load(work / "distill.pt")) is None:
+        done = export.read_gguf(Path(given["FROM"]), settings.shape) if "FROM" in given else from_dense()
+    if done is None:
+        return
     if last < STAGES.index("mix"):
         return
 

@@ -124,4 +124,19 @@ def for_accelerator() -> Settings:
     )
 
 
-CHOICES = {"cpu": Settings, "accelerator": for_accelerator}
+def for_more() -> Settings:
+    """A longer mix for a model that has been through one (`FROM=`): closer to the base, in larger tasks, with more of its own text."""
+    begun = for_accelerator()
+    return replace(
+        begun,
+        mix=replace(
+            begun.mix, tokens=60_000_000, step_tokens=65_536, task_tokens=32_768, language_share=0.1, expert_step_size=0.006
+        ),
+        text_share=0.4,
+        sampled_share=0.25,
+        exercise_share=0.35,
+        sampled_batches=4,
+    )
+
+
+CHOICES = {"cpu": Settings, "accelerator": for_accelerator, "more": for_more}

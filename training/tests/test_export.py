@@ -1,5 +1,9 @@
 """Quantisers against the gguf package's decoders."""
 
+import tempfile
+from pathlib import Path
+
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -7,8 +11,9 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
 from training.base import Base
-from training.export import to_q4_0, to_q4_1, to_q5_0
+from training.export import expert_matrices, read_gguf, to_q4_0, to_q4_1, to_q5_0, write_gguf
 from training.model import COMPUTE
+from training.settings import for_accelerator
 from training.student import decoded
 
 
@@ -36,3 +41,23 @@ def test_attention_blocks_go_through_unchanged():
         np.testing.assert_array_equal(to_q4_1(codes, scales, minima), base.raw(name))
         layer = {"o_codes": codes, "o_scales": scales, "o_minima": minima}
         torch.testing.assert_close(decoded(layer, "o"), base.tensor(name).to(COMPUTE))
+
+
+def test_the_shipped_model_is_read_and_written_again():
+    """What is quantised anew when it is written has the same values when it is read; all else comes out bit for bit."""
+    models, settings = Path(__file__).resolve().parents[2] / "models", for_accelerator()
+    done = read_gguf(models / "demo-00001-of-00003.gguf", settings.shape)
+    shipped = {t.name: t for part in sorted(models.glob("demo-*-of-00003.gguf")) for t in gguf.GGUFReader(str(part)).tensors}
+    values = lambda name: dequantize(shipped[name].data, shipped[name].tensor_type)
+    for part, matrix in expert_matrices(done["layers"][7]).items():
+        np.testing.assert_array_equal(matrix, values(f"blk.7.ffn_{part}_exps.weight"))
+    np.testing.assert_array_equal(done["layers"][7]["shared_down"], values("blk.7.ffn_down_shexp.weight"))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.gguf"
+        write_gguf(copy, Base(), done["layers"], done["output_norm"], settings.shape, settings.name)
+        written = {t.name: t for t in gguf.GGUFReader(str(copy)).tensors}
+        assert shipped.keys() == written.keys()
+        for name, tensor in written.items():
+            assert tensor.tensor_type == shipped[name].tensor_type
+            if not name.endswith(("_exps.weight", "ffn_down_shexp.weight")):
+                np.testing.assert_array_equal(tensor.data, shipped[name].data, name)
