@@ -1,4 +1,4 @@
-"""Draws a run's losses from what it printed: `python -m training.curve LOG PICTURE.svg`. Needs matplotlib."""
+"""Draws an accelerator run's losses from what it printed: `python -m training.curve LOG PICTURE.svg`. Needs matplotlib."""
 
 import re
 import sys
