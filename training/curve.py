@@ -1,4 +1,4 @@
-"""Draws an accelerator run's losses from what it printed: `python -m training.curve LOG PICTURE.svg`. Needs matplotlib."""
+"""Draws a run's losses from what it printed: `python -m training.curve LOG PICTURE.svg [SETTINGS]`. Needs matplotlib."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ NAMES = ("KL to the base, nats a token", "loss on text, nats a token", "loss on 
 
 
 def read(log: str, step_tokens: dict[str, int]) -> list[tuple[float, ...]]:
-    """(million tokens since the first step of distill, KL, NLL, exercises) of every step."""
+    """(million tokens since the first step, KL, NLL, exercises) of every step."""
     rows, tokens = [], 0
     for found in map(LINE.match, log.splitlines()):
         if found:
@@ -31,24 +31,25 @@ def main() -> None:
     """Writes the picture."""
     import matplotlib
 
-    from .settings import for_accelerator
+    from .settings import CHOICES
 
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m training.curve LOG PICTURE.svg")
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit("usage: python -m training.curve LOG PICTURE.svg [SETTINGS]")
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "moce"
     from matplotlib import pyplot
 
-    settings = for_accelerator()
+    settings = CHOICES[sys.argv[3] if len(sys.argv) > 3 else "accelerator"]()
     steps = {stage: getattr(settings, stage).step_tokens for stage in ("distill", "mix")}
     log = Path(sys.argv[1]).read_text(encoding="utf-8")
     tokens, *curves = zip(*read(log, steps))
     figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), constrained_layout=True)
-    mix_begins = log.count("\ndistill ") * steps["distill"] / 1e6
+    mix_begins = len(re.findall(r"^distill ", log, re.M)) * steps["distill"] / 1e6
     for panel, name, curve in zip(panels, NAMES, curves):
         panel.plot(tokens, curve, linewidth=0.4, alpha=0.4)
         panel.plot(tokens, smooth(list(curve), 25), linewidth=1.5, color="C0")
-        panel.axvline(mix_begins, linewidth=0.8, color="grey", linestyle=":")
+        if mix_begins:
+            panel.axvline(mix_begins, linewidth=0.8, color="grey", linestyle=":")
         panel.set_title(name, fontsize=9)
         panel.set_xlabel("million tokens")
     panels[0].set_yscale("log")

@@ -24,7 +24,7 @@ from .settings import EndToEnd, Settings
 from .student import Group
 
 # Tokens whose logits are held at once.
-HEAD_TOKENS = 8_192
+HEAD_TOKENS = 8_192 if torch.cuda.is_available() else 256
 
 
 @dataclass

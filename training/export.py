@@ -16,9 +16,8 @@ from gguf import GGMLQuantizationType as Kind
 
 from . import student
 from .base import Base, q4_1_blocks
+from .rounding import BLOCK, signed_blocks
 from .settings import Shape
-
-BLOCK = 32
 
 
 def half(values: np.ndarray) -> np.ndarray:
@@ -26,31 +25,15 @@ def half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16)
 
 
-def quantise_signed(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks [n, 32] -> (scales f16 [n], codes [n, 32] in [0, 2^bits)): value = scale * (code - 2^(bits-1)).
-
-    Tries the usual scale (extreme value at the lowest code) and others up to 20 % smaller or the extreme at the
-    highest code, and keeps each block's best.
-    """
-    low = 1 << (bits - 1)
-    extreme = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)[:, 0]
-    best_error = np.full(len(rows), np.inf, np.float32)
-    best_scale, best_codes = np.zeros(len(rows), np.float16), np.zeros(rows.shape, np.uint8)
-    for divisor in (-low, -low * 1.05, -low * 0.95, -low * 0.9, -low * 1.1, low - 1, (low - 1) * 1.1, -low * 1.2):
-        scale = half(extreme / divisor)
-        d = scale.astype(np.float32)[:, None]
-        inverse = np.where(d == 0, 0, 1 / np.where(d == 0, 1, d))
-        codes = np.clip(np.rint(rows * inverse) + low, 0, 2 * low - 1)
-        error = ((codes - low) * d - rows).astype(np.float32)
-        error = (error * error).sum(1)
-        better = error < best_error
-        best_error[better], best_scale[better], best_codes[better] = error[better], scale[better], codes[better]
-    return best_scale, best_codes
+def signed(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """[..., n] f32 -> (scales f16 [blocks], codes u8 [blocks, 32])."""
+    scales, codes = signed_blocks(torch.from_numpy(matrix.reshape(-1, BLOCK).astype(np.float32)), bits)
+    return scales.numpy(), codes.numpy().astype(np.uint8)
 
 
 def to_q4_0(matrix: np.ndarray) -> np.ndarray:
     """[..., n] f32 -> [..., n / 32 * 18] u8."""
-    scale, codes = quantise_signed(matrix.reshape(-1, BLOCK).astype(np.float32), 4)
+    scale, codes = signed(matrix, 4)
     packed = codes[:, :16] | (codes[:, 16:] << 4)
     blocks = np.concatenate([scale[:, None].view(np.uint8), packed], 1)
     return blocks.reshape(*matrix.shape[:-1], matrix.shape[-1] // BLOCK * 18)
@@ -58,7 +41,7 @@ def to_q4_0(matrix: np.ndarray) -> np.ndarray:
 
 def to_q5_0(matrix: np.ndarray) -> np.ndarray:
     """[..., n] f32 -> [..., n / 32 * 22] u8."""
-    scale, codes = quantise_signed(matrix.reshape(-1, BLOCK).astype(np.float32), 5)
+    scale, codes = signed(matrix, 5)
     packed = (codes[:, :16] & 15) | ((codes[:, 16:] & 15) << 4)
     high = np.packbits(codes >> 4, axis=1, bitorder="little")
     blocks = np.concatenate([scale[:, None].view(np.uint8), high, packed], 1)

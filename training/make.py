@@ -4,7 +4,7 @@ Runs every stage in order; a stage that is done is skipped, one that was interru
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
 its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
 accelerator is lent for a time. FROM=FILE takes a finished model (any part of a split one) instead of the stages up to
-distill: its mix goes on from there.
+distill: its mix goes on from there; FROM=FILE,FILE begins with the mean of two.
 """
 
 import json
@@ -66,6 +66,19 @@ def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np
     if path.exists():
         return np.lib.format.open_memmap(path, mode="r+")
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
+
+
+def from_finished(files: list[str], shape) -> dict:
+    """What the mix begins with: a finished model, or the mean of several that went different ways from one beginning."""
+    from . import export
+
+    models = [export.read_gguf(Path(file), shape) for file in files]
+    # The base's 4-bit codes are the same in all of them.
+    mean = lambda tensors: sum(tensors) / len(tensors) if tensors[0].is_floating_point() else tensors[0]
+    layers = [
+        {name: mean([layer[name] for layer in same]) for name in same[0]} for same in zip(*(model["layers"] for model in models))
+    ]
+    return {"layers": layers, "output_norm": mean([model["output_norm"] for model in models]), "curve": []}
 
 
 def exercise_pool(work: Path, tokenizer, settings) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +155,7 @@ def main() -> None:
         return stage.result()
 
     if (done := checkpoint.load(work / "distill.pt")) is None:
-        done = export.read_gguf(Path(given["FROM"]), settings.shape) if "FROM" in given else from_dense()
+        done = from_finished(given["FROM"].split(","), settings.shape) if "FROM" in given else from_dense()
     if done is None:
         return
     if last < STAGES.index("mix"):

@@ -9,13 +9,15 @@ import torch
 
 from . import checkpoint
 from .model import COMPUTE
+from .rounding import BLOCK, rounded
 from .settings import EndToEnd
 
 # Matrices that keep the base's 4-bit codes; only the blocks' scales and minima learn.
 SCALED = ("qkv", "o", "shared_gate_up")
 FROZEN = tuple(f"{name}_codes" for name in SCALED)
 MATRICES = ("expert_gate_up", "expert_down", "shared_down")
-BLOCK = 32
+# Bits of the codes that learnt matrices are shipped in (export.py).
+BITS = {"expert_gate_up": 4, "expert_down": 4, "shared_down": 5}
 
 
 def from_parts(base, dense_layers: list[dict], seeded: list[dict], learnt: list[dict], seed: int) -> list[dict]:
@@ -60,6 +62,13 @@ def decoded(layer: dict, name: str) -> torch.Tensor:
     return (blocks * layer[f"{name}_scales"][..., None] + layer[f"{name}_minima"][..., None]).view(codes.shape).to(COMPUTE)
 
 
+def as_shipped(matrix: torch.Tensor, name: str) -> torch.Tensor:
+    """A learnt matrix with the values it will have in the file, whose blocks lie along a row of [out, in]."""
+    if name == "shared_down":
+        return rounded(matrix, BITS[name])
+    return rounded(matrix.transpose(1, 2), BITS[name]).transpose(1, 2).contiguous()
+
+
 class Group:
     """One layer's learnt tensors (or the output norm) with their optimiser and gradient sums."""
 
@@ -67,6 +76,7 @@ class Group:
         self.masters = {k: v.to(device).float().clone() for k, v in tensors.items() if k not in FROZEN}
         self.frozen = {k: v.to(device) for k, v in tensors.items() if k in FROZEN}
         self.scaled = [name for name in SCALED if f"{name}_codes" in self.frozen]
+        self.rounded = wanted.rounded
         self.working: dict[str, torch.Tensor] = {}
         relative = {
             "expert_gate_up": wanted.expert_step_size,
@@ -91,7 +101,10 @@ class Group:
         for name, master in self.masters.items():
             if name.endswith(("_scales", "_minima")):
                 continue
-            copy = master.detach().to(COMPUTE) if name in MATRICES else master.detach().clone()
+            copy = master.detach()
+            if self.rounded and name in MATRICES:
+                copy = as_shipped(copy, name)
+            copy = copy.to(COMPUTE) if name in MATRICES else copy.clone()
             self.working[name] = copy.requires_grad_()
         for name in self.scaled:
             self.working[name] = decoded(self.frozen | self.masters, name).detach().requires_grad_()

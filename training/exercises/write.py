@@ -12,6 +12,10 @@ from .word_problems import LEVELS, problem
 
 TEST_SEED = 7
 
+# Subjects whose answers have to be worked out: harder than facts, so there are more of them in training.
+COMPARISONS = ("largest number", "smallest number")
+NUMBERS = ("addition", "subtraction", "multiplication", *COMPARISONS)
+
 
 def test_sets(count: int, seed: int = TEST_SEED) -> dict[str, list[dict]]:
     """By file name, `count` distinct exercises each; right answers of multiple choice balanced over A to D."""
@@ -59,6 +63,16 @@ def few_shot_problems(rows: list[dict]) -> str:
     return "\n\n".join(f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows)
 
 
+def open_questions(rows: list[dict]) -> list[tuple[str, int]]:
+    """Exercises answered in full, with choices only where the question is about them: a number says more than a letter."""
+    piece = []
+    for row in rows:
+        listed = f" {', '.join(row['choices'])}" if row["subject"] in COMPARISONS else ""
+        gap = "\n\n" if piece else ""
+        piece += [(f"{gap}Question: {row['question']}{listed}\nAnswer:", 0), (f" {row['choices'][row['answer']]}", 8)]
+    return piece
+
+
 def training_pieces(seed: int):
     """Endless pieces as lists of (text, weight in eighths): answers count fully, questions little.
 
@@ -67,7 +81,7 @@ def training_pieces(seed: int):
     draw = random.Random(f"{seed}-exercises")
     while True:
         kind = draw.random()
-        if kind < 0.5:
+        if kind < 0.35:
             levels = draw.choices((1, 2, 3), (45, 47, 8), k=draw.randint(1, 6))
             if draw.random() < 0.5:
                 levels = [levels[0]] * len(levels)
@@ -76,8 +90,10 @@ def training_pieces(seed: int):
                 gap = "\n\n" if piece else ""
                 piece += [(f"{gap}Question: {row['question']}\nAnswer:", 1), (f" {row['answer']}", 8)]
             yield piece
+        elif kind < 0.5:
+            yield open_questions([exercise(draw, False, draw.choice(NUMBERS)) for _ in range(draw.randint(2, 12))])
         elif kind < 0.92:
-            subject = draw.choice(list(KINDS))
+            subject = draw.choice(NUMBERS if draw.random() < 0.6 else list(KINDS))
             piece = [(few_shot_choices([{"subject": subject}], head_only=True), 0)]
             for _ in range(draw.randint(1, 7)):
                 row = exercise(draw, False, subject)

@@ -9,7 +9,7 @@ from pathlib import Path
 from training.exercises import choices, turns, word_problems
 from training.exercises.split import numbers_held_out, templates
 from training.exercises.write import test_sets as make_sets
-from training.exercises.write import training_pieces
+from training.exercises.write import open_questions, training_pieces
 
 COMMITTED = Path(__file__).parent.parent / "exercises" / "test"
 
@@ -78,6 +78,17 @@ def test_right_answers_of_arithmetic_choices():
             row = choices.exercise(draw, False, subject)
             if match := re.match(r"What is (\d+ [-+*] \d+)\?", row["question"]):
                 assert sign in match[1] and eval(match[1]) == int(row["choices"][row["answer"]])
+
+
+def test_open_questions_hold_what_their_answers_need():
+    draw = random.Random(5)
+    for subject, best in (("largest number", max), ("smallest number", min)):
+        piece = open_questions([choices.exercise(draw, False, subject) for _ in range(20)])
+        assert len(piece) == 40
+        for (question, _), (answer, weight) in zip(piece[::2], piece[1::2]):
+            assert best(map(int, re.findall(r"\d+", question))) == int(answer) and weight > 0
+    ((question, _), (answer, _)) = open_questions([choices.exercise(random.Random(6), False, "addition")])
+    assert sum(map(int, re.findall(r"\d+", question))) == int(answer)
 
 
 def test_same_seed_same_exercises():

@@ -1,6 +1,7 @@
 """Quantisers against the gguf package's decoders."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,8 +14,8 @@ from gguf.quants import dequantize, quantize
 from training.base import Base
 from training.export import expert_matrices, read_gguf, to_q4_0, to_q4_1, to_q5_0, write_gguf
 from training.model import COMPUTE
-from training.settings import for_accelerator
-from training.student import decoded
+from training.settings import for_accelerator, for_more
+from training.student import Group, decoded
 
 
 @pytest.mark.parametrize("kind, ours", [(Kind.Q4_0, to_q4_0), (Kind.Q5_0, to_q5_0)])
@@ -32,6 +33,22 @@ def test_zero_blocks_stay_zero_and_single_values_are_exact(kind, ours):
     rows = np.zeros((2, 32), np.float32)
     rows[1, 7] = -0.5
     np.testing.assert_array_equal(dequantize(ours(rows), kind), rows)
+
+
+def test_what_learns_rounded_is_what_the_file_holds():
+    torch.manual_seed(0)
+    layer = {
+        "expert_gate_up": torch.randn(3, 64, 128) * 0.02, "expert_down": torch.randn(3, 64, 64), "shared_down": torch.randn(64, 96),
+    }  # fmt: skip
+    group = Group(layer, replace(for_more().mix, rounded=True), "cpu")
+    file = {part: dequantize(to_q4_0(matrix.contiguous().numpy()), Kind.Q4_0) for part, matrix in expert_matrices(layer).items()}
+    gate_up = torch.from_numpy(np.concatenate([file["gate"], file["up"]], 1)).transpose(1, 2)
+    torch.testing.assert_close(group.working["expert_gate_up"], gate_up.to(COMPUTE), rtol=0, atol=0)
+    torch.testing.assert_close(group.working["expert_down"], torch.from_numpy(file["down"]).transpose(1, 2).to(COMPUTE), rtol=0, atol=0)
+    shared = torch.from_numpy(dequantize(to_q5_0(layer["shared_down"].numpy()), Kind.Q5_0))
+    torch.testing.assert_close(group.working["shared_down"], shared.to(COMPUTE), rtol=0, atol=0)
+    # What learns stays exact.
+    torch.testing.assert_close(group.tensors()["expert_down"], layer["expert_down"], rtol=0, atol=0)
 
 
 def test_attention_blocks_go_through_unchanged():

@@ -15,7 +15,7 @@ from training.distill import Subset, head_gradient, rows_of_task, task_plan
 from training.evaluate import LruMisses, windows
 from training.settings import EndToEnd
 from training.student import Group
-from training.model import CausalAttention, rope_tables, rotate, routed_densely, routed_in_groups
+from training.model import CausalAttention, RoutedInSlots, rope_tables, rotate, routed_densely
 
 
 def test_attention_matches_the_plain_formula_and_its_gradients():
@@ -31,18 +31,24 @@ def test_attention_matches_the_plain_formula_and_its_gradients():
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_routed_experts_match_a_loop():
+def test_routed_experts_match_a_loop_and_its_gradients():
     torch.manual_seed(1)
-    x, gate_up, down = torch.randn(50, 16), torch.randn(6, 16, 8), torch.randn(6, 4, 16)
-    chosen = torch.stack([torch.randperm(6)[:2] for _ in range(50)])
-    weights = torch.rand(50, 2)
-    expected = torch.zeros_like(x)
+    shapes = ((50, 16), (50, 2), (6, 16, 8), (6, 4, 16))
+    x, weights, gate_up, down = (torch.randn(*shape, requires_grad=True) for shape in shapes)
+    # The last expert is never chosen, the first by most.
+    chosen = torch.stack([torch.randperm(5)[:2] if token % 3 else torch.tensor([0, token % 4 + 1]) for token in range(50)])
+    rows = []
     for token in range(50):
-        for expert, weight in zip(chosen[token], weights[token]):
-            gate, up = (x[token] @ gate_up[expert]).chunk(2)
-            expected[token] += weight * ((F.silu(gate) * up) @ down[expert])
-    for way in (routed_in_groups, routed_densely):
-        torch.testing.assert_close(way(x, weights, chosen, gate_up, down), expected, rtol=1e-4, atol=1e-5)
+        parts = [(x[token] @ gate_up[expert]).chunk(2) for expert in chosen[token]]
+        rows.append(sum(w * ((F.silu(g) * u) @ down[e]) for w, e, (g, u) in zip(weights[token], chosen[token], parts)))
+    expected, slope = torch.stack(rows), torch.randn(50, 16)
+    learnt = (x, weights, gate_up, down)
+    gradients = torch.autograd.grad(expected, learnt, slope)
+    for way in (RoutedInSlots.apply, routed_densely):
+        got = way(x, weights, chosen, gate_up, down)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        for mine, plain in zip(torch.autograd.grad(got, learnt, slope), gradients):
+            torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_half_split_rows_rotate_like_interleaved_pairs():

@@ -1,9 +1,11 @@
 //! Which model a file of ours (a cache state, a trace) belongs to.
 
 use crate::{Error, packed};
+use fnv::FnvHasher;
 use moce_gguf::Gguf;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::hash::Hasher;
 
 /// What is hashed first, so that no identity of an earlier rule comes out again.
 const VERSION: &[u8] = b"moce identity 2";
@@ -29,21 +31,21 @@ impl ModelIdentity {
         if let Some(original) = packed::identity(gguf)? {
             return Ok(original);
         }
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        hash.bytes(VERSION);
-        hash.bytes(architecture.as_bytes());
+        let mut hash = FnvHasher::default();
+        add(&mut hash, VERSION);
+        add(&mut hash, architecture.as_bytes());
         let mut buffer = [0; MOST_TENSOR_BYTES];
         for tensor in gguf.tensors() {
-            hash.bytes(tensor.name().as_bytes());
-            hash.bytes(&tensor.tensor_type().id().to_le_bytes());
-            tensor.dims().iter().for_each(|&dim| hash.bytes(&(dim as u64).to_le_bytes()));
+            add(&mut hash, tensor.name().as_bytes());
+            add(&mut hash, &tensor.tensor_type().id().to_le_bytes());
+            tensor.dims().iter().for_each(|&dim| add(&mut hash, &(dim as u64).to_le_bytes()));
             if tensor.dims().len() <= MOST_DIMENSIONS {
                 let start = &mut buffer[..tensor.bytes().min(MOST_TENSOR_BYTES)];
                 gguf.read_at(tensor.part(), tensor.offset(), start)?;
-                hash.bytes(start);
+                add(&mut hash, start);
             }
         }
-        Ok(ModelIdentity(hash.0))
+        Ok(ModelIdentity(hash.finish()))
     }
 }
 
@@ -75,15 +77,10 @@ impl TryFrom<String> for ModelIdentity {
     }
 }
 
-struct Fnv(u64);
-
-impl Fnv {
-    /// The bytes and their number, so that two fields cannot run into each other.
-    fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain(&(bytes.len() as u64).to_le_bytes()) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+/// The bytes and their number, so that two fields cannot run into each other.
+fn add(hash: &mut FnvHasher, bytes: &[u8]) {
+    hash.write(bytes);
+    hash.write(&(bytes.len() as u64).to_le_bytes());
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What is asked: subjects, their shared beginning, their questions.
 
-use crate::fingerprint::fnv_1a;
+use crate::fingerprint::fingerprint;
 
 /// Questions to ask.
 #[derive(Clone, Debug)]
@@ -72,6 +72,6 @@ impl Subject {
         };
         let texts = [&self.prefix, &question.text].into_iter().chain(continuations);
         // No UTF-8 text holds the byte 0xFF.
-        format!("{:016x}", fnv_1a(texts.flat_map(|text| text.bytes().chain([0xFF]))))
+        fingerprint(texts.flat_map(|text| [text.as_bytes(), &[0xFF]]))
     }
 }

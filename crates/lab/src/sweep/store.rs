@@ -1,9 +1,9 @@
-//! The folder of a sweep: a result file for each cell, and what is written from all of them.
+//! The folder of a sweep: a result file for each cell (docs/formats/sweep.md), and what is written from all of them.
 
 use super::cell::SweepCell;
 use super::summary::{CellSummary, summarise};
 use super::{SweepOptions, report};
-use crate::fingerprint::{fnv_1a, start_text};
+use crate::fingerprint::{fingerprint, start_text};
 use crate::{Error, PerplexityReport, TimingModel, files};
 use moce_engine::Engine;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const CELLS: &str = "cells";
+/// The version of the format of a cell's file.
+const VERSION: u32 = 1;
 
 /// What all cells of a sweep have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,7 +62,7 @@ impl Study {
             experts_per_token: plan.experts_per_token,
             expert_bytes: plan.expert_bytes.clone(),
             text_bytes: text.len(),
-            text_hash: format!("{:016x}", fnv_1a(text.bytes())),
+            text_hash: fingerprint([text.as_bytes()]),
             window: perplexity.window,
             limit: perplexity.limit,
             bos: perplexity.bos,
@@ -76,6 +78,8 @@ impl Study {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CellResult {
+    /// The version of the format.
+    pub moce_sweep: u32,
     /// What it belongs to.
     pub study: Study,
     /// The cell's name.
@@ -127,7 +131,7 @@ impl Store {
 
     pub(super) fn keep(&self, cell: &SweepCell, report: PerplexityReport) -> Result<(), Error> {
         let (name, capacity) = (cell.name.clone(), cell.capacity.clone());
-        self.write(&CellResult { study: self.study.clone(), name, capacity, report })
+        self.write(&CellResult { moce_sweep: VERSION, study: self.study.clone(), name, capacity, report })
     }
 
     fn write(&self, result: &CellResult) -> Result<(), Error> {
@@ -207,11 +211,20 @@ fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
     }
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
-    let read = |path: &PathBuf| {
-        let bytes = std::fs::read(path).map_err(failed(path))?;
-        serde_json::from_slice(&bytes).map_err(|error| failed(path)(std::io::Error::other(error)))
-    };
-    paths.iter().map(read).collect()
+    paths.iter().map(|path| parse(&std::fs::read(path).map_err(failed(path))?).map_err(failed(path))).collect()
+}
+
+fn parse(cell: &[u8]) -> std::io::Result<CellResult> {
+    #[derive(Deserialize)]
+    struct Version {
+        moce_sweep: u32,
+    }
+    let Version { moce_sweep } = serde_json::from_slice(cell)?;
+    if moce_sweep != VERSION {
+        let why = format!("version {moce_sweep} of a sweep's cell, where {VERSION} is known");
+        return Err(std::io::Error::other(why));
+    }
+    Ok(serde_json::from_slice(cell)?)
 }
 
 #[cfg(test)]
@@ -231,8 +244,10 @@ mod tests {
             "miss_rate": 0.5, "misses_per_token": 1.0, "lifetime_mean": 1.0, "lifetime_std": 0.0, "routing": "original",
             "eviction": "lru", "capacity": capacity, "changed_selections": 0, "changed_share": 0.0, "per_layer": [],
         });
-        serde_json::from_value(json!({ "study": study, "name": name, "capacity": "list.txt", "report": report }))
-            .unwrap()
+        serde_json::from_value(
+            json!({ "moce_sweep": VERSION, "study": study, "name": name, "capacity": "list.txt", "report": report }),
+        )
+        .unwrap()
     }
 
     fn filled(folder: &Path, results: &[CellResult]) -> Store {
@@ -242,14 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn results_without_a_perplexity_per_word_are_read_and_older_ones_with_it() {
+    fn a_result_is_read_as_it_was_written_unless_its_version_is_another() {
         let folder = tempfile::tempdir().unwrap();
         let store = filled(folder.path(), &[result("a", 1.0, [8, 8])]);
         assert_eq!(store.results().unwrap(), [result("a", 1.0, [8, 8])]);
         let text = std::fs::read_to_string(store.path("a")).unwrap();
-        let older = text.replace("\"word_perplexity\":null", "\"word_perplexity\":12.5");
-        std::fs::write(store.path("a"), older).unwrap();
-        assert_eq!(store.results().unwrap()[0].report.word_perplexity, Some(12.5));
+        for (other, why) in [("\"moce_sweep\":2,", "version 2"), ("", "moce_sweep")] {
+            std::fs::write(store.path("a"), text.replace("\"moce_sweep\":1,", other)).unwrap();
+            let error = store.results().unwrap_err();
+            let Error::File { path, cause } = error else { panic!("{error}") };
+            assert!(path.ends_with("a.json") && cause.to_string().contains(why), "{cause}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::Phase;
 use half::f16;
+use std::hash::Hasher;
 use std::io::Read;
 
 /// Reads a trace. It reads in small pieces: give it a buffered reader.
@@ -121,7 +122,7 @@ impl<R: Read> TraceReader<R> {
         if tokens != self.tokens {
             return Err(self.source.malformed(8, "the number of tokens", self.tokens.to_string(), tokens));
         }
-        let expected = self.source.checksum.value();
+        let expected = self.source.checksum.finish();
         let checksum = self.source.u64(WHAT)?;
         if checksum != expected {
             return Err(self.source.malformed(

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::Phase;
 use half::f16;
+use std::hash::Hasher;
 use std::io::Write;
 
 /// Writes a trace; it is whole after [`TraceWriter::finish`].
@@ -88,7 +89,7 @@ impl<W: Write> TraceWriter<W> {
         self.sink.put(&END.to_le_bytes())?;
         self.sink.put(&0u32.to_le_bytes())?;
         self.sink.put(&self.tokens.to_le_bytes())?;
-        let checksum = self.sink.checksum.value();
+        let checksum = self.sink.checksum.finish();
         self.sink.put(&checksum.to_le_bytes())?;
         self.sink.finish()
     }
