@@ -68,17 +68,19 @@ def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
 
 
-def from_finished(files: list[str], shape) -> dict:
-    """What the mix begins with: a finished model, or the mean of several that went different ways from one beginning."""
-    from . import export
+def mean_of(models: list[dict]) -> dict:
+    """The mean of models that went different ways from one beginning: all of them keep the base's 4-bit codes."""
 
-    models = [export.read_gguf(Path(file), shape) for file in files]
-    # The base's 4-bit codes are the same in all of them.
-    mean = lambda tensors: sum(tensors) / len(tensors) if tensors[0].is_floating_point() else tensors[0]
-    layers = [
-        {name: mean([layer[name] for layer in same]) for name in same[0]} for same in zip(*(model["layers"] for model in models))
-    ]
-    return {"layers": layers, "output_norm": mean([model["output_norm"] for model in models]), "curve": []}
+    def mean(name: str, tensors: list):
+        if tensors[0].is_floating_point():
+            return sum(tensors) / len(tensors)
+        if any(not tensors[0].equal(other) for other in tensors[1:]):
+            raise ValueError(f"{name} differs: these models do not come from one beginning")
+        return tensors[0]
+
+    by_layer = zip(*(model["layers"] for model in models))
+    layers = [{name: mean(name, [layer[name] for layer in same]) for name in same[0]} for same in by_layer]
+    return {"layers": layers, "output_norm": mean("output_norm", [model["output_norm"] for model in models]), "curve": []}
 
 
 def exercise_pool(work: Path, tokenizer, settings) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +157,8 @@ def main() -> None:
         return stage.result()
 
     if (done := checkpoint.load(work / "distill.pt")) is None:
-        done = from_finished(given["FROM"].split(","), settings.shape) if "FROM" in given else from_dense()
+        finished = [export.read_gguf(Path(file), settings.shape) for file in given.get("FROM", "").split(",") if file]
+        done = mean_of(finished) if finished else from_dense()
     if done is None:
         return
     if last < STAGES.index("mix"):

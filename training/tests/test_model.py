@@ -13,6 +13,7 @@ from training.balance import Balance
 from training.base import Sizes, half_split_order
 from training.distill import Subset, head_gradient, rows_of_task, task_plan
 from training.evaluate import LruMisses, windows
+from training.make import mean_of
 from training.settings import EndToEnd
 from training.student import Group
 from training.model import CausalAttention, RoutedInSlots, rope_tables, rotate, routed_densely
@@ -128,6 +129,18 @@ def test_slices_cover_documents():
     pieces = data.slices(rows, random.Random(0))
     got = {next(pieces)[:1] for _ in range(50)}
     assert {"a", "b"} <= got
+
+
+def test_the_mean_of_models_keeps_their_codes():
+    model = lambda value, code: {
+        "layers": [{"router": torch.full((2, 3), value), "o_codes": torch.full((2, 32), code, dtype=torch.uint8)}],
+        "output_norm": torch.full((3,), value),
+    }
+    mean = mean_of([model(1.0, 7), model(2.0, 7)])
+    assert mean["layers"][0]["router"].eq(1.5).all() and mean["output_norm"].eq(1.5).all()
+    assert mean["layers"][0]["o_codes"].eq(7).all() and mean["layers"][0]["o_codes"].dtype == torch.uint8
+    with pytest.raises(ValueError, match="o_codes"):
+        mean_of([model(1.0, 7), model(1.0, 8)])
 
 
 def test_a_group_resumes_where_it_was():
