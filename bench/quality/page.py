@@ -33,19 +33,31 @@ def fewer(row, base):
     return "" if row is base else percent(1 - row["miss_rate"] / base["miss_rate"], 0)
 
 
-def policies(rows, base=None):
-    """The usual table of a sweep's rows."""
+def policies(rows, base=None, bound=None):
+    """The usual table of a sweep's rows, and of Belady's bound where there is one."""
     base = base or original(rows)
-    return table(
-        ["routing", "perplexity", "rise (95 %)", "misses", "misses gone", "a token", "choices changed", "lifetime, tokens"],
-        [
+    body = [
+        (
+            row["routing"], f"{row['perplexity']:.3f}", rise(row), percent(row["miss_rate"], 2), fewer(row, base),
+            f"{row['misses_per_token']:.1f}", percent(row["changed_share"]), f"{row['lifetime_mean']:.0f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    if bound:
+        body.append(
             (
-                row["routing"], f"{row['perplexity']:.3f}", rise(row), percent(row["miss_rate"], 2), fewer(row, base),
-                f"{row['misses_per_token']:.1f}", percent(row["changed_share"]), f"{row['lifetime_mean']:.0f}",
+                "original, Belady's bound", f"{base['perplexity']:.3f}", "", percent(bound["miss_rate"], 2), fewer(bound, base),
+                f"{bound['misses_per_token']:.1f}", "", "",
             )
-            for row in rows
-        ],
-    )  # fmt: skip
+        )  # fmt: skip
+    return table(["routing", "perplexity", "rise (95 %)", "misses", "misses gone", "a token", "choices changed", "lifetime, tokens"], body)
+
+
+def bound_at_half(found, facts):
+    """Belady's bound on the trace of the same text, half of the experts cached."""
+    cells = found["evictions"]["cells"] if found["evictions"] else []
+    half = facts["experts"]["count"] // 2
+    return next((cell["total"] for cell in cells if cell["eviction"] == "belady" and set(cell["capacity"]) == {half}), None)
 
 
 def main_part(found, facts):
@@ -60,10 +72,9 @@ WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 (the last toke
 context), half of the experts cached ({facts['experts']['count'] // 2} of {facts['experts']['count']}), LRU, the policy on every token;
 caches start empty in each window. Intervals by paired bootstrap over windows.
 
-{policies(shown)}
+{policies(shown, bound=bound_at_half(found, facts))}
 
-**How much the routed experts matter at all:** without any of them perplexity is {alone['perplexity']:.2f}, {percent(alone['perplexity_rise'], 0, True)}. Every rise in
-this page has to be seen beside that.
+![Misses by layer, policy by policy](images/layers.svg)
 
 `moce tune --max-loss 1%` on WikiText-2 valid chose `{tuned['routing']}` ({tune['measured']['candidates_refused']} stronger ones were refused on its second
 half). On the test text: misses {percent(tuned['miss_rate'], 2)} against {percent(original(rows)['miss_rate'], 2)}, perplexity
@@ -103,13 +114,15 @@ def capacity_part(found, facts):
             body.append((capacity, row["routing"], percent(row["miss_rate"], 2), fewer(row, base), rise(row), f"{row['lifetime_mean']:.0f}"))
     return f"""## Cache sizes
 
+First {found['capacity'][0]['tokens']:,} tokens.
+
 {table(["cached", "routing", "misses", "misses gone", "rise (95 %)", "lifetime, tokens"], body)}"""
 
 
 def protected_part(found, facts):
     return f"""## Protected experts (J)
 
-How many of the model's strongest choices always run, with cache-prior at λ = 0.2.
+How many of the model's strongest choices always run, with cache-prior at λ = 0.2; first {found["protected"][0]['tokens']:,} tokens.
 
 {policies(found["protected"])}"""
 
@@ -131,7 +144,8 @@ def evictions_part(found, facts):
 Belady's bound ({percent(bound, 2)}) would save, it saves {percent((lru - rate[best, half]) / (lru - bound), 0)}."""
     return f"""## Evictions, without changing the text
 
-Original routing, one trace of the test text's first {cells[0]['total']['tokens']:,} tokens (`moce trace record`, `moce simulate`); miss rates. Belady knows the future and bounds all.
+Original routing, one trace of {cells[0]['total']['tokens']:,} tokens of the test text (`moce trace record`, `moce simulate`); miss rates. Belady knows the
+future and bounds all.
 
 {table(["eviction", *shares], body)}
 
@@ -141,23 +155,29 @@ Original routing, one trace of the test text's first {cells[0]['total']['tokens'
 def ranks_part(found, facts):
     rows = sorted((row for row in found["ranks"] if row["routing"] != "original"), key=lambda row: row["routing"])
     body = [(index, f"{row['perplexity']:.3f}", rise(row)) for index, row in enumerate(rows, 1)]
+    strongest, weakest = rows[0]["perplexity_rise"], rows[-1]["perplexity_rise"]
     return f"""## Which choices matter
 
-One of the {facts['experts']['per_token']} choices of every token and layer replaced by an expert that the router did not choose (`swap`).
+One of the {facts['experts']['per_token']} choices of every token and layer replaced by an expert that the router did not choose (`swap`); first {rows[0]['tokens']:,} tokens.
 
-{table(["rank replaced", "perplexity", "rise (95 %)"], body)}"""
+{table(["rank replaced", "perplexity", "rise (95 %)"], body)}
+
+Replacing the strongest costs {strongest / weakest:.1f} times as much as replacing the weakest: why policies protect the strongest and lean with the others."""
 
 
 def touch_part(found, facts):
-    body = []
+    body, points = [], []
     for routing, weak in by_routing(found["touch"]).items():
         strong = by_routing(found["capacity"], "50%")[routing]
+        points.append(f"{100 * (weak['miss_rate'] - strong['miss_rate']):+.2f} (`{routing}`)")
         body.append((routing, percent(strong["miss_rate"], 2), percent(weak["miss_rate"], 2), rise(strong), rise(weak)))
     return f"""## Touch order
 
-The paper touches a token's experts strongest first, so that the weakest ends most recent; the other way round:
+The paper touches a token's experts strongest first, so that the weakest ends most recent; the other way round, on the first {found["touch"][0]['tokens']:,} tokens:
 
-{table(["routing", "misses, strong first", "weak first", "rise, strong first", "weak first"], body)}"""
+{table(["routing", "misses, strong first", "weak first", "rise, strong first", "weak first"], body)}
+
+Weak first changes misses by {", ".join(points)} points."""
 
 
 def start_part(found, facts):
@@ -170,7 +190,7 @@ def start_part(found, facts):
         body.append((name, percent(rows["original"]["miss_rate"], 2), percent(fast["miss_rate"], 2), rise(fast)))
     return f"""## Start of the cache
 
-What is cached where each window of 1,024 tokens begins.
+What is cached where each window of 1,024 tokens begins; first {found["start-first"][0]['tokens']:,} tokens.
 
 {table(["start", "original: misses", "fast: misses", "fast: rise"], body)}"""
 
@@ -182,30 +202,45 @@ def long_part(found, facts):
         body.append((routing, percent(short[routing]["miss_rate"], 2), percent(row["miss_rate"], 2), rise(short[routing]), rise(row)))
     return f"""## Long texts
 
-Windows of 4,096 tokens instead of 1,024: the cache lives on, and so would any drift.
+Windows of 4,096 tokens instead of 1,024: the cache lives on, and so would any drift; first {found["long"][0]['tokens']:,} tokens.
 
 {table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096"], body)}"""
+
+
+def span(interval, digits=2):
+    return f"{100 * interval['low']:.{digits}f} to {100 * interval['high']:.{digits}f}"
+
+
+def difference(comparison):
+    interval = comparison["accuracy_difference_interval"]
+    return f"{100 * comparison['accuracy_difference']:+.2f} ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f})"
 
 
 def tasks_part(found, facts):
     if not found["tasks"]:
         return ""
     body = []
-    for name, report in found["tasks"].items():
-        interval, comparison = report["accuracy_interval"], report.get("comparison")
+    for report in found["tasks"].values():
+        comparison = report.get("comparison")
         body.append(
             (
-                name.rsplit("-", 1)[0], report["routing"], report["questions"], percent(report["accuracy"], 2),
-                f"{100 * interval['low']:.2f} to {100 * interval['high']:.2f}", percent(report["miss_rate"], 2),
-                f"{comparison['mcnemar_p']:.3f}" if comparison else "",
+                report["task"], report["routing"], f"{report['questions']:,}", f"{percent(report['accuracy'], 2)} ({span(report['accuracy_interval'])})",
+                percent(report["flexible_accuracy"], 2) if "flexible_accuracy" in report else "", report["cut_prompts"] or "",
+                percent(report["miss_rate"], 2), difference(comparison) if comparison else "", f"{comparison['mcnemar_p']:.3f}" if comparison else "",
             )
         )  # fmt: skip
+    chance = found["tasks"]["mmlu-original"]["accuracy_interval"]
+    near = "which is chance" if chance["low"] <= 0.25 <= chance["high"] else "where chance is 25 %"
+    verdict = f"MMLU: {span(chance)} % right with original routing, {near}: a model of this size knows next to nothing of it, so no policy can lose much there."
     return f"""## Tasks
 
 Prompts and scoring of lm-evaluation-harness. `multiple-choice` and `word-problems-1` to `-3` are generated (one, two and three operations;
-training/exercises/), asked without examples; MMLU and GSM8K with five. Four choices: chance is 25 %. McNemar's p compares with original routing question by question.
+training/exercises/), asked without examples; MMLU and GSM8K with five. Four choices: chance is 25 %. *Right*: by the strict rule; *by the last
+number* where answers are generated. Difference (in points) and McNemar's p compare with original routing question by question; prune:k=0 runs no routed expert.
 
-{table(["task", "routing", "questions", "right", "95 %", "misses", "McNemar p"], body)}"""
+{table(["task", "routing", "questions", "right (95 %)", "by the last number", "prompts cut", "misses", "difference (95 %)", "McNemar p"], body)}
+
+{verdict}"""
 
 
 def spread(speed):
@@ -216,40 +251,45 @@ def speed_part(found, facts):
     """Speed of a full-size shape, and how much of what fewer misses allow was reached."""
     if not found["speed"]:
         return ""
-    routing, cells = found["speed"]["routing"], found["speed"]["cells"]
+    cells = found["speed"]["cells"]
     body, sentences = [], []
     for cell in cells:
+        chosen = cell["chosen"]
+        capacity, routing = chosen["capacity"], chosen["routing"]
         shown = [("by chance, original", cell["chance"]), ("recorded, original", cell["original"]), (f"recorded, `{routing}`", cell["policy"])]
         for name, row in shown:
             generation = row["generation"]
             body.append(
                 (
-                    cell["capacity"], name, spread(generation["tokens_per_second"]), percent(generation["miss_rate"]),
+                    capacity, name, spread(generation["tokens_per_second"]), percent(generation["miss_rate"]),
                     f"{generation['flash_bytes_per_token'] / 2**20:.0f}", f"{row['bound_tokens_per_second']:.1f}", percent(row["bound_share"], 0),
                 )
             )  # fmt: skip
         if peer := cell["llama.cpp"]:
-            body.append((cell["capacity"], "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
+            body.append((capacity, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
         own, policy = cell["original"], cell["policy"]
         median = lambda row: row["generation"]["tokens_per_second"]["median"]
         allowed, reached = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"], median(policy) / median(own)
         gone = 1 - policy["generation"]["miss_rate"] / own["generation"]["miss_rate"]
         sentences.append(
-            f"- {cell['capacity']}: {percent(gone, 0)} of the misses gone, {reached:.2f} times the speed of lossless LRU; the bounds allow "
-            f"{allowed:.2f} times, of which {percent(reached / allowed, 0)} is reached."
+            f"- {capacity}: `{routing}` (perplexity {rise(chosen)} on the validation text) takes away {percent(gone, 0)} of the misses, "
+            f"{reached:.2f} times the speed of lossless LRU; the bounds allow {allowed:.2f} times, of which {percent(reached / allowed, 0)} is reached."
         )
     return f"""## Speed
 
 Qwen1.5-MoE-A2.7B's full size (8.2 GB, {cells[0]['chance']['threads']} threads, `moce bench`), random weights, 64 tokens, 5 rounds, median (least to most). *By chance*: random
 weights choose experts by chance, the worst case: misses are the share that is not cached. *Recorded*: the router's scores of this page's model on
-WikiText-2 valid take the place of the random ones (`--replay`), under original routing and under the strongest cache-prior whose rise of
-perplexity on that text is below 1 % with 95 % confidence. Scores do not react to what a policy changed; quality is in the tables above.
-llama.cpp: the same file under a memory limit as large as moce's plan, its own routing by chance, the better of two settings, 3 runs each. *Bound*: what flash
-and kernels allow at these misses, measured in the same run (bench/RESULTS.md).
+WikiText-2 valid take the place of the random ones (`--replay`), under original routing and under the cache-prior with the fewest misses whose
+perplexity is at most 1 % higher on that text, cached as much (the weakest where none is). Scores do not react to what a policy changed; quality
+is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan, its own routing by chance, the better of two settings,
+3 runs each. *Bound*: what flash and kernels allow at these misses, measured in the same run (bench/RESULTS.md).
 
 {table(["cached", "routing", "tokens/s", "misses", "MiB read a token", "bound", "reached"], body)}
 
-{chr(10).join(sentences)}"""
+{chr(10).join(sentences)}
+
+The file comes from `moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes` (any of its options may be small the first time: `-n 8 --rounds 1`),
+llama.cpp as [bench/oracles/README.md](../bench/oracles/README.md) says."""
 
 
 PARTS = [
@@ -266,6 +306,7 @@ def write(found, facts, arguments):
     options += ["--shape SHAPE.gguf"] if arguments.shape else []
     options += ["--llama-cpp llama.cpp/build/bin"] if arguments.llama_cpp else []
     options += [arguments.model] if arguments.model else []
+    alone = by_routing(found["main"])["prune:k=0"]
     name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"
     head = f"""# What cache-aware routing costs and saves
 
@@ -274,5 +315,8 @@ Written by one command, from the runs it makes (`bench/quality/study.py --help`)
     python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY {' '.join(options)}
 
 The model: {name} ({facts['architecture']}, {experts['layers']} layers with {experts['count']} experts, {experts['per_token']} a token, {facts['parameters'] / 1e6:.0f} million
-parameters). What holds for it need not hold for another one: `moce tune` and `moce sweep` measure yours."""
+parameters). What holds for it need not hold for another one: `moce tune` and `moce sweep` measure yours.
+
+**How much its routed experts matter at all:** without any of them the perplexity of the test text is {alone['perplexity']:.2f} instead of
+{original(found['main'])['perplexity']:.2f}, {percent(alone['perplexity_rise'], 0, True)}. Every rise on this page has to be seen beside that."""
     return "\n\n".join([head, *filter(None, (part(found, facts) for part in PARTS))]) + "\n"

@@ -161,6 +161,8 @@ fn draw(size: (u32, u32), picture: impl FnOnce(DrawingArea<SVGBackend<'_>, Shift
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        // Or its black text would be lost on a dark page.
+        area.fill(&WHITE).ok()?;
         picture(area.clone()).ok()?;
         area.present().ok()?;
     }

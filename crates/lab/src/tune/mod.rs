@@ -1,10 +1,12 @@
 //! Choosing the knob: the policy and parameters with the fewest misses whose price stays within a stated limit.
 //!
 //! Everything is chosen on the first half of a text, and accepted by the second: the upper end of the 95 % interval of the rise of
-//! perplexity must be within the limit there. What fails gives way to the next candidate, down to original routing.
+//! perplexity must be within the limit on both. What the second half refuses gives way to the next candidate, down to original routing;
+//! neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
 //!
-//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then λ by
-//! layer, falling or rising with depth, and capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
+//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then λ that
+//! falls or rises evenly with depth, and capacities by layer, by marginal gain on the misses that the best policy shows at several
+//! capacities; the sum of slots stays.
 
 mod profile;
 mod search;
@@ -16,6 +18,7 @@ use moce_engine::routing::{CachePrior, EvictionSpec, Lambda, Policy, RoutingOpti
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
 use search::{Candidate, Family};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -42,8 +45,8 @@ pub struct Trial<'a> {
     pub policy: &'a Policy,
     /// Whether capacities differ by layer.
     pub by_layer: bool,
-    /// Perplexity above original routing, as a share; the upper end of the interval on the second half.
-    pub perplexity_rise: f64,
+    /// Perplexity above original routing, as a share: the upper end of the 95 % interval.
+    pub perplexity_rise_upper: f64,
     /// Misses, as a share of the choices.
     pub miss_rate: f64,
 }
@@ -60,6 +63,15 @@ pub enum Half {
 /// The fewest windows in a half. The interval is by percentile bootstrap over windows, which is too narrow for a handful: of two windows
 /// it is their range, and holds the true figure half of the time.
 const LEAST_WINDOWS: usize = 8;
+
+/// Candidates whose misses differ by no more than this share are neighbours: what the second half says of one holds for the other.
+const NEIGHBOUR: f64 = 0.03;
+
+/// A candidate that keeps the limit on the first half, and its misses there.
+struct Tried {
+    candidate: Candidate,
+    miss_rate: f64,
+}
 
 /// Finds a profile for the model of `engine`. `show` is called after each trial, `interrupted` asked after each window.
 ///
@@ -82,36 +94,31 @@ pub fn tune(
 
     let original = bench.run(first, &Policy::Original, &capacity)?;
     let mut candidates = Vec::new();
-    let mut strongest = |family: &Family| {
-        family.strongest(&mut |policy| {
-            let candidate = Candidate { policy, capacity: capacity.clone(), by_layer: false };
-            let (candidate, report) = bench.trial(first, &original, candidate)?;
-            let is_within = report.perplexity / original.perplexity - 1.0 <= options.max_loss;
-            Ok((candidate, report, is_within))
-        })
-    };
+    let mut one_for_all = |policy: Policy| bench.trial(first, &original, Candidate::uniform(policy, &capacity));
+    let mut strongest_lambda = None;
     for family in Family::uniform(engine.plan()) {
-        candidates.extend(strongest(&family)?);
+        let within = family.within(&mut one_for_all)?;
+        if let Some(Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. })) =
+            within.last().map(|tried| &tried.candidate.policy)
+        {
+            strongest_lambda = Some(*lambda);
+        }
+        candidates.extend(within);
     }
-    let uniform = candidates.iter().find_map(|(candidate, _)| match &candidate.policy {
-        Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. }) => Some(*lambda),
-        _ => None,
-    });
-    if let Some(lambda) = uniform {
+    if let Some(lambda) = strongest_lambda {
+        for share in search::WEAKER_SHARES {
+            candidates.extend(one_for_all(search::uniform_cache_prior(share * lambda))?);
+        }
         for family in Family::by_depth(lambda, capacity.len()) {
-            candidates.extend(strongest(&family)?);
+            candidates.extend(family.within(&mut one_for_all)?);
         }
     }
-    candidates.sort_by(|one, other| one.1.miss_rate.total_cmp(&other.1.miss_rate));
-    if let Some((best, _)) = candidates.first() {
-        let spread = bench.spread(first, &best.policy, &capacity)?;
+    let fewest = candidates.iter().min_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
+    if let Some(policy) = fewest.map(|fewest| fewest.candidate.policy.clone()) {
+        let spread = bench.spread(first, &policy, &capacity)?;
         if spread != capacity {
-            let candidate = Candidate { policy: best.policy.clone(), capacity: spread, by_layer: true };
-            let (candidate, seen) = bench.trial(first, &original, candidate)?;
-            if seen.perplexity / original.perplexity - 1.0 <= options.max_loss {
-                candidates.push((candidate, seen));
-                candidates.sort_by(|one, other| one.1.miss_rate.total_cmp(&other.1.miss_rate));
-            }
+            let candidate = Candidate { policy, capacity: spread, by_layer: true };
+            candidates.extend(bench.trial(first, &original, candidate)?);
         }
     }
     bench.accept(second, candidates, &capacity)
@@ -154,21 +161,17 @@ impl Workbench<'_> {
         })
     }
 
-    fn show(&mut self, half: Half, candidate: &Candidate, rise: f64, miss_rate: f64) {
+    fn show(&mut self, half: Half, candidate: &Candidate, perplexity_rise_upper: f64, miss_rate: f64) {
         let Candidate { policy, by_layer, .. } = candidate;
-        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise: rise, miss_rate });
+        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise_upper, miss_rate });
     }
 
-    /// Runs a candidate on the first half.
-    fn trial(
-        &mut self,
-        text: &str,
-        original: &PerplexityReport,
-        candidate: Candidate,
-    ) -> Result<(Candidate, PerplexityReport), Error> {
+    /// Runs a candidate on the first half; `None` if it may cost more than the limit.
+    fn trial(&mut self, text: &str, original: &PerplexityReport, candidate: Candidate) -> Result<Option<Tried>, Error> {
         let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-        self.show(Half::First, &candidate, report.rise_over(original).rise(), report.miss_rate);
-        Ok((candidate, report))
+        let upper = upper_rise(&report, original);
+        self.show(Half::First, &candidate, upper, report.miss_rate);
+        Ok((upper <= self.options.max_loss).then_some(Tried { candidate, miss_rate: report.miss_rate }))
     }
 
     /// Capacities by layer with the same sum: slots go where they save most misses under this policy.
@@ -188,25 +191,24 @@ impl Workbench<'_> {
         Ok(search::allocate(&curves, capacity, plan.experts_per_token))
     }
 
-    /// The first candidate that the second half accepts.
-    fn accept(
-        &mut self,
-        text: &str,
-        candidates: Vec<(Candidate, PerplexityReport)>,
-        capacity: &[usize],
-    ) -> Result<Profile, Error> {
+    /// The candidate with the fewest misses that the second half accepts.
+    fn accept(&mut self, text: &str, candidates: Vec<Tried>, capacity: &[usize]) -> Result<Profile, Error> {
         let original = self.run(text, &Policy::Original, capacity)?;
-        let own = Candidate { policy: Policy::Original, capacity: capacity.to_vec(), by_layer: false };
         let eviction: EvictionSpec = self.options.base.eviction;
-        for (refused, candidate) in candidates.into_iter().map(|one| one.0).chain([own]).enumerate() {
+        let mut candidates = by_misses(candidates);
+        let mut refused = 0;
+        loop {
+            let own =
+                || Tried { candidate: Candidate::uniform(Policy::Original, capacity), miss_rate: original.miss_rate };
+            let Tried { candidate, miss_rate } = candidates.pop_front().unwrap_or_else(own);
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-            let rise = report.rise_over(&original);
-            let upper = rise.interval().expect("several windows have an interval").high;
+            let rise = report.rise_over(&original).rise();
+            let upper = upper_rise(&report, &original);
             self.show(Half::Second, &candidate, upper, report.miss_rate);
             if upper <= self.options.max_loss || candidate.policy == Policy::Original {
                 let measured = Measured {
                     tokens: report.tokens,
-                    perplexity_rise: rise.rise(),
+                    perplexity_rise: rise,
                     perplexity_rise_upper: upper,
                     miss_rate: report.miss_rate,
                     original_miss_rate: original.miss_rate,
@@ -215,9 +217,21 @@ impl Workbench<'_> {
                 let Candidate { policy, capacity, .. } = candidate;
                 return Ok(Profile::new(self.engine, &policy, eviction, capacity, self.options.max_loss, measured));
             }
+            refused += 1;
+            candidates.retain(|other| other.miss_rate >= (1.0 + NEIGHBOUR) * miss_rate);
         }
-        unreachable!("original routing is always accepted")
     }
+}
+
+/// Fewest misses first.
+fn by_misses(mut candidates: Vec<Tried>) -> VecDeque<Tried> {
+    candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
+    candidates.into()
+}
+
+/// The upper end of the 95 % interval of the rise of perplexity.
+fn upper_rise(report: &PerplexityReport, original: &PerplexityReport) -> f64 {
+    report.rise_over(original).interval().expect("several windows have an interval").high
 }
 
 #[cfg(test)]

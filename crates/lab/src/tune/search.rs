@@ -1,11 +1,13 @@
-//! Where candidates come from: the strongest of each family of policies that keeps a limit, and slots by marginal gain.
+//! Where candidates come from: those of each family of policies that keep a limit, and slots by marginal gain.
 
-use crate::{Error, PerplexityReport};
+use crate::Error;
 use moce_engine::MemoryPlan;
 use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
 
 /// Trials that a real parameter is bisected with: λ to 1/64.
 const BISECTIONS: usize = 6;
+/// Shares of the strongest λ that are tried besides, for a second half that is dearer than the first.
+pub(super) const WEAKER_SHARES: [f64; 3] = [0.75, 0.5, 0.25];
 /// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
 pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
 
@@ -16,6 +18,13 @@ pub(super) struct Candidate {
     pub(super) capacity: Vec<usize>,
     /// Whether capacities were spread by layer.
     pub(super) by_layer: bool,
+}
+
+impl Candidate {
+    /// A policy at the capacities that tuning began with.
+    pub(super) fn uniform(policy: Policy, capacity: &[usize]) -> Candidate {
+        Candidate { policy, capacity: capacity.to_vec(), by_layer: false }
+    }
 }
 
 /// A family of policies with one parameter, from weak to strong.
@@ -41,7 +50,7 @@ impl Family {
         let most = plan.experts.iter().copied().min().unwrap_or(k);
         let steps = Parameter::Steps((k + 1..=(4 * k).min(most)).collect());
         vec![
-            Family::new(Parameter::Real(1.0), |x| cache_prior(Lambda::Uniform(x))),
+            Family::new(Parameter::Real(1.0), uniform_cache_prior),
             Family::new(steps, |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None })),
             Family::new(Parameter::Real(1.0), |x| Policy::Cumulative(Cumulative { p: x, j: None })),
         ]
@@ -64,18 +73,14 @@ impl Family {
         Family { parameter, make: Box::new(make) }
     }
 
-    /// The strongest of the family whose perplexity is within the limit, by bisection; `None` if the weakest is not. `trial` runs one and
-    /// says with its report whether it is.
-    pub(super) fn strongest(
-        &self,
-        trial: &mut dyn FnMut(Policy) -> Result<(Candidate, PerplexityReport, bool), Error>,
-    ) -> Result<Option<(Candidate, PerplexityReport)>, Error> {
-        let mut best = None;
+    /// Bisects for the strongest of the family within a limit: all that are met on the way, weakest first. `trial` runs one and gives
+    /// what is to be kept of it, `None` if it is beyond the limit.
+    pub(super) fn within<T>(&self, trial: &mut dyn FnMut(Policy) -> Result<Option<T>, Error>) -> Result<Vec<T>, Error> {
+        let mut within = Vec::new();
         let mut try_one = |x: f64| {
-            let (candidate, report, is_within) = trial((self.make)(x))?;
-            if is_within {
-                best = Some((candidate, report));
-            }
+            let kept = trial((self.make)(x))?;
+            let is_within = kept.is_some();
+            within.extend(kept);
             Ok::<bool, Error>(is_within)
         };
         match &self.parameter {
@@ -95,8 +100,13 @@ impl Family {
                 }
             }
         }
-        Ok(best)
+        Ok(within)
     }
+}
+
+/// One λ for all layers.
+pub(super) fn uniform_cache_prior(lambda: f64) -> Policy {
+    cache_prior(Lambda::Uniform(round(lambda)))
 }
 
 fn cache_prior(lambda: Lambda) -> Policy {
@@ -160,6 +170,31 @@ mod tests {
             assert!((lambdas.iter().sum::<f64>() / 5.0 - 0.1).abs() < 1e-3 && lambdas[0] != lambdas[4], "{lambdas:?}");
             assert!(lambdas.iter().all(|&lambda| lambda >= 0.0));
         }
+    }
+
+    #[test]
+    fn bisection_keeps_what_is_within_the_limit_and_ends_at_the_strongest() {
+        let family = Family::new(Parameter::Real(1.0), uniform_cache_prior);
+        let mut tried = Vec::new();
+        let within = family
+            .within(&mut |policy| {
+                let Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. }) = policy else {
+                    panic!("another policy")
+                };
+                tried.push(lambda);
+                Ok((lambda <= 0.2).then_some(lambda))
+            })
+            .unwrap();
+        assert_eq!(tried, [0.5, 0.25, 0.125, 0.188, 0.219, 0.204]);
+        assert_eq!(within, [0.125, 0.188]);
+        let steps = Family::new(Parameter::Steps((5..=16).collect()), |m| {
+            Policy::MaxRank(MaxRank { m: Some(m as usize), j: None })
+        });
+        let within = steps.within(&mut |policy| match policy {
+            Policy::MaxRank(MaxRank { m, .. }) => Ok(m.filter(|&m| m <= 9)),
+            _ => panic!("another policy"),
+        });
+        assert_eq!(within.unwrap(), [8, 9]);
     }
 
     #[test]
