@@ -60,6 +60,28 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
 }
 
+/// The second half is another kind of text, on which policies cost more: what was strongest on the first is refused, weaker ones follow.
+#[test]
+fn a_dearer_second_half_is_met_by_a_weaker_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let other = "Thomas Jefferson wrote in 1785 that 43 percent of ships carried tobacco , wheat and flax . \
+                 Question: Kim has 12 pens and buys 7 more. How many? Answer: 19. def main(): print(3) ";
+    std::fs::write(at("text"), SENTENCES.concat() + other + other).unwrap();
+    let (text, profile) = (at("text"), at("profile"));
+    let tune = ["tune", "-f", &text, "-o", &profile, "--window", "8", "--limit", "64", "--capacity", "12"];
+    let tuned: Value =
+        serde_json::from_str(&stdout(&[&tune[..], &["--max-loss", "4%", "-q", "--json"]].concat())).unwrap();
+    let measured = &tuned["measured"];
+    assert!(measured["candidates_refused"].as_u64().unwrap() > 0, "{tuned}");
+    assert!(measured["perplexity_rise_upper"].as_f64().unwrap() <= 0.04, "{tuned}");
+    assert!(
+        measured["miss_rate"].as_f64().unwrap() < 0.95 * measured["original_miss_rate"].as_f64().unwrap(),
+        "{tuned}"
+    );
+    assert_ne!(tuned["routing"], "original");
+}
+
 #[test]
 fn too_little_text_and_what_tune_ignores_are_refused() {
     let folder = tempfile::tempdir().unwrap();

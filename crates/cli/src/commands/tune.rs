@@ -66,14 +66,14 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     };
     let profile = tune(&engine, &text, &options, &interrupt::happened, &mut |trial| {
         if !global.quiet {
-            let half = match trial.half {
-                Half::First => "first half ",
-                Half::Second => "second half",
+            let (half, at_most) = match trial.half {
+                Half::First => ("first half ", ""),
+                Half::Second => ("second half", "at most "),
             };
             let by_layer = if trial.by_layer { ", capacities by layer" } else { "" };
-            let (rise, misses) = (100.0 * trial.perplexity_rise_upper, 100.0 * trial.miss_rate);
+            let (rise, misses) = (100.0 * trial.perplexity_rise, 100.0 * trial.miss_rate);
             report::say(format_args!(
-                "{half}: {misses:5.1} % misses, perplexity at most {rise:+.2} %: {}{by_layer}",
+                "{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {}{by_layer}",
                 trial.policy
             ));
         }

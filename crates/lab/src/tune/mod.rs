@@ -1,8 +1,8 @@
 //! Choosing the knob: the policy and parameters with the fewest misses whose price stays within a stated limit.
 //!
-//! Everything is chosen on the first half of a text, and accepted by the second: the upper end of the 95 % interval of the rise of
-//! perplexity must be within the limit on both. What the second half refuses gives way to the next candidate, down to original routing;
-//! neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
+//! Candidates are found on the first half of a text, where perplexity rises by no more than the limit, and accepted by the second: the
+//! upper end of the 95 % interval of the rise must be within the limit there. What is refused gives way to the candidate with the next
+//! fewest misses, down to original routing; neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
 //!
 //! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then λ that
 //! falls or rises evenly with depth, and capacities by layer, by marginal gain on the misses that the best policy shows at several
@@ -45,8 +45,8 @@ pub struct Trial<'a> {
     pub policy: &'a Policy,
     /// Whether capacities differ by layer.
     pub by_layer: bool,
-    /// Perplexity above original routing, as a share: the upper end of the 95 % interval.
-    pub perplexity_rise_upper: f64,
+    /// Perplexity above original routing, as a share; the upper end of the interval on the second half.
+    pub perplexity_rise: f64,
     /// Misses, as a share of the choices.
     pub miss_rate: f64,
 }
@@ -106,8 +106,8 @@ pub fn tune(
         candidates.extend(within);
     }
     if let Some(lambda) = strongest_lambda {
-        for share in search::WEAKER_SHARES {
-            candidates.extend(one_for_all(search::uniform_cache_prior(share * lambda))?);
+        for weaker in search::weaker(lambda) {
+            candidates.extend(one_for_all(weaker)?);
         }
         for family in Family::by_depth(lambda, capacity.len()) {
             candidates.extend(family.within(&mut one_for_all)?);
@@ -161,17 +161,17 @@ impl Workbench<'_> {
         })
     }
 
-    fn show(&mut self, half: Half, candidate: &Candidate, perplexity_rise_upper: f64, miss_rate: f64) {
+    fn show(&mut self, half: Half, candidate: &Candidate, perplexity_rise: f64, miss_rate: f64) {
         let Candidate { policy, by_layer, .. } = candidate;
-        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise_upper, miss_rate });
+        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise, miss_rate });
     }
 
-    /// Runs a candidate on the first half; `None` if it may cost more than the limit.
+    /// Runs a candidate on the first half; `None` if it costs more than the limit there.
     fn trial(&mut self, text: &str, original: &PerplexityReport, candidate: Candidate) -> Result<Option<Tried>, Error> {
         let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-        let upper = upper_rise(&report, original);
-        self.show(Half::First, &candidate, upper, report.miss_rate);
-        Ok((upper <= self.options.max_loss).then_some(Tried { candidate, miss_rate: report.miss_rate }))
+        let rise = report.rise_over(original).rise();
+        self.show(Half::First, &candidate, rise, report.miss_rate);
+        Ok((rise <= self.options.max_loss).then_some(Tried { candidate, miss_rate: report.miss_rate }))
     }
 
     /// Capacities by layer with the same sum: slots go where they save most misses under this policy.
@@ -202,13 +202,13 @@ impl Workbench<'_> {
                 || Tried { candidate: Candidate::uniform(Policy::Original, capacity), miss_rate: original.miss_rate };
             let Tried { candidate, miss_rate } = candidates.pop_front().unwrap_or_else(own);
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
-            let rise = report.rise_over(&original).rise();
-            let upper = upper_rise(&report, &original);
+            let rise = report.rise_over(&original);
+            let upper = rise.interval().expect("several windows have an interval").high;
             self.show(Half::Second, &candidate, upper, report.miss_rate);
             if upper <= self.options.max_loss || candidate.policy == Policy::Original {
                 let measured = Measured {
                     tokens: report.tokens,
-                    perplexity_rise: rise,
+                    perplexity_rise: rise.rise(),
                     perplexity_rise_upper: upper,
                     miss_rate: report.miss_rate,
                     original_miss_rate: original.miss_rate,
@@ -227,11 +227,6 @@ impl Workbench<'_> {
 fn by_misses(mut candidates: Vec<Tried>) -> VecDeque<Tried> {
     candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
     candidates.into()
-}
-
-/// The upper end of the 95 % interval of the rise of perplexity.
-fn upper_rise(report: &PerplexityReport, original: &PerplexityReport) -> f64 {
-    report.rise_over(original).interval().expect("several windows have an interval").high
 }
 
 #[cfg(test)]

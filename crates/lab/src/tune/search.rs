@@ -6,8 +6,6 @@ use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
 
 /// Trials that a real parameter is bisected with: λ to 1/64.
 const BISECTIONS: usize = 6;
-/// Shares of the strongest λ that are tried besides, for a second half that is dearer than the first.
-pub(super) const WEAKER_SHARES: [f64; 3] = [0.75, 0.5, 0.25];
 /// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
 pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
 
@@ -104,8 +102,13 @@ impl Family {
     }
 }
 
+/// Ever weaker λ, down to a tenth: the second half may be dearer than the first.
+pub(super) fn weaker(lambda: f64) -> impl Iterator<Item = Policy> {
+    (1..=6).map(move |step| uniform_cache_prior(lambda * 0.7f64.powi(step)))
+}
+
 /// One λ for all layers.
-pub(super) fn uniform_cache_prior(lambda: f64) -> Policy {
+fn uniform_cache_prior(lambda: f64) -> Policy {
     cache_prior(Lambda::Uniform(round(lambda)))
 }
 
