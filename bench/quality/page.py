@@ -155,14 +155,11 @@ future and bounds all.
 def ranks_part(found, facts):
     rows = sorted((row for row in found["ranks"] if row["routing"] != "original"), key=lambda row: row["routing"])
     body = [(index, f"{row['perplexity']:.3f}", rise(row)) for index, row in enumerate(rows, 1)]
-    strongest, weakest = rows[0]["perplexity_rise"], rows[-1]["perplexity_rise"]
     return f"""## Which choices matter
 
 One of the {facts['experts']['per_token']} choices of every token and layer replaced by an expert that the router did not choose (`swap`); first {rows[0]['tokens']:,} tokens.
 
-{table(["rank replaced", "perplexity", "rise (95 %)"], body)}
-
-Replacing the strongest costs {strongest / weakest:.1f} times as much as replacing the weakest: why policies protect the strongest and lean with the others."""
+{table(["rank replaced", "perplexity", "rise (95 %)"], body)}"""
 
 
 def touch_part(found, facts):
@@ -230,8 +227,8 @@ def tasks_part(found, facts):
             )
         )  # fmt: skip
     chance = found["tasks"]["mmlu-original"]["accuracy_interval"]
-    near = "which is chance" if chance["low"] <= 0.25 <= chance["high"] else "where chance is 25 %"
-    verdict = f"MMLU: {span(chance)} % right with original routing, {near}: a model of this size knows next to nothing of it, so no policy can lose much there."
+    near = "includes chance: this model knows nothing of it that a policy could lose" if chance["low"] <= 0.25 <= chance["high"] else "is not chance"
+    verdict = f"MMLU with original routing: the interval, {span(chance)} %, {near}."
     return f"""## Tasks
 
 Prompts and scoring of lm-evaluation-harness. `multiple-choice` and `word-problems-1` to `-3` are generated (one, two and three operations;

@@ -28,7 +28,7 @@ KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems
 
 # Runs no routed expert at all and tells how much they matter.
 NO_EXPERTS = "prune:k=0"
-# The policies of the main table.
+# The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
 # Experts a token that these need, and experts of a layer.
@@ -173,11 +173,11 @@ def saved_start(study):
     return path
 
 
-def evictions(study):
-    """Evictions and Belady's bound on a recorded trace of the text of the main table, lossless."""
+def evictions(study, tokens):
+    """Evictions and Belady's bound on a recorded trace of the tokens of the main table, lossless."""
     trace = study.folder / "test.trace"
     if not study.has("evictions") and not trace.exists():
-        study.moce("trace", "record", *study.model, "-f", study.test, *study.limited(study.arguments.quoted), "-o", trace)
+        study.moce("trace", "record", *study.model, "-f", study.test, "--limit", tokens, "-o", trace)
     return study.step(
         "evictions", "simulate", trace, "--capacity", "12.5%,25%,50%,75%",
         "--eviction", "lru,lfu:memory=64,lfu,lfu:memory=1024,s3fifo,score:memory=16,score,score:memory=128",
@@ -208,7 +208,8 @@ def speed(study):
     """A full-size shape with random weights, routed by chance and as the model was on the validation text; llama.cpp beside it."""
     shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
     names = {capacity: f"speed-{capacity.rstrip('%')}" for capacity in ("25%", "50%", "75%")}
-    study.one_machine([f"{name}-{kind}" for name in names.values() for kind in ("chance", "model", "llama-cpp")])
+    kinds = ("chance", "model", "llama-cpp") if llama_cpp else ("chance", "model")
+    study.one_machine([f"{name}-{kind}" for name in names.values() for kind in kinds])
     trace = study.folder / "valid.trace"
     if not all(study.has(f"{name}-model") for name in names.values()) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
@@ -267,14 +268,14 @@ def main():
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
-    if arguments.limit < 8192 or (arguments.quoted or 8192) < 2048:
-        parser.error("--limit of at least 8192 and --quoted of at least 2048 tokens: intervals need windows")
+    if arguments.limit < 16384 or (arguments.quoted or 8192) < 2048:
+        parser.error("--limit of at least 16384 and --quoted of at least 2048 tokens: intervals need windows")
     left_out = arguments.without.split(",")
     if arguments.shape:
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
-    found["evictions"] = None if "evictions" in left_out else evictions(study)
+    found["evictions"] = None if "evictions" in left_out else evictions(study, found["main"][0]["tokens"])
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     found["speed"] = speed(study) if arguments.shape else None
     target = pathlib.Path(arguments.page)

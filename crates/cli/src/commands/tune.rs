@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     )?;
     writeln!(
         output,
-        "perplexity  {:+.2} %, at most {:+.2} % (95 %), on {} tokens that nothing was chosen on",
+        "perplexity  {:+.2} %, at most {:+.2} % (95 %), on {} tokens that no parameter was fitted to",
         100.0 * measured.perplexity_rise,
         100.0 * measured.perplexity_rise_upper,
         measured.tokens

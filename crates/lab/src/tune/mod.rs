@@ -14,11 +14,10 @@ mod search;
 pub use profile::{Measured, Profile};
 
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
-use moce_engine::routing::{CachePrior, EvictionSpec, Lambda, Policy, RoutingOptions};
+use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
 use search::{Candidate, Family};
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -121,6 +120,8 @@ pub fn tune(
             candidates.extend(bench.trial(first, &original, candidate)?);
         }
     }
+    // A policy that saves nothing is no better than original routing.
+    candidates.retain(|tried| tried.miss_rate < original.miss_rate);
     bench.accept(second, candidates, &capacity)
 }
 
@@ -191,42 +192,50 @@ impl Workbench<'_> {
         Ok(search::allocate(&curves, capacity, plan.experts_per_token))
     }
 
-    /// The candidate with the fewest misses that the second half accepts.
-    fn accept(&mut self, text: &str, candidates: Vec<Tried>, capacity: &[usize]) -> Result<Profile, Error> {
+    /// The candidate with the fewest misses that the second half accepts; original routing if there is none.
+    fn accept(&mut self, text: &str, mut candidates: Vec<Tried>, capacity: &[usize]) -> Result<Profile, Error> {
+        candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
         let original = self.run(text, &Policy::Original, capacity)?;
-        let eviction: EvictionSpec = self.options.base.eviction;
-        let mut candidates = by_misses(candidates);
-        let mut refused = 0;
-        loop {
-            let own =
-                || Tried { candidate: Candidate::uniform(Policy::Original, capacity), miss_rate: original.miss_rate };
-            let Tried { candidate, miss_rate } = candidates.pop_front().unwrap_or_else(own);
+        let (mut refused, mut least_misses) = (0, 0.0);
+        for Tried { candidate, miss_rate } in candidates {
+            if miss_rate < least_misses {
+                continue;
+            }
             let report = self.run(text, &candidate.policy, &candidate.capacity)?;
             let rise = report.rise_over(&original);
             let upper = rise.interval().expect("several windows have an interval").high;
             self.show(Half::Second, &candidate, upper, report.miss_rate);
-            if upper <= self.options.max_loss || candidate.policy == Policy::Original {
-                let measured = Measured {
-                    tokens: report.tokens,
-                    perplexity_rise: rise.rise(),
-                    perplexity_rise_upper: upper,
-                    miss_rate: report.miss_rate,
-                    original_miss_rate: original.miss_rate,
-                    candidates_refused: refused,
-                };
-                let Candidate { policy, capacity, .. } = candidate;
-                return Ok(Profile::new(self.engine, &policy, eviction, capacity, self.options.max_loss, measured));
+            if upper <= self.options.max_loss {
+                return Ok(self.profile(candidate, &report, &original, (rise.rise(), upper), refused));
             }
             refused += 1;
-            candidates.retain(|other| other.miss_rate >= (1.0 + NEIGHBOUR) * miss_rate);
+            least_misses = (1.0 + NEIGHBOUR) * miss_rate;
         }
+        let own = Candidate::uniform(Policy::Original, capacity);
+        Ok(self.profile(own, &original, &original, (0.0, 0.0), refused))
     }
-}
 
-/// Fewest misses first.
-fn by_misses(mut candidates: Vec<Tried>) -> VecDeque<Tried> {
-    candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
-    candidates.into()
+    /// A profile with what the second half has shown: the rise of perplexity and the upper end of its interval, and how many candidates it
+    /// refused.
+    fn profile(
+        &self,
+        candidate: Candidate,
+        report: &PerplexityReport,
+        original: &PerplexityReport,
+        (rise, upper): (f64, f64),
+        refused: usize,
+    ) -> Profile {
+        let measured = Measured {
+            tokens: report.tokens,
+            perplexity_rise: rise,
+            perplexity_rise_upper: upper,
+            miss_rate: report.miss_rate,
+            original_miss_rate: original.miss_rate,
+            candidates_refused: refused,
+        };
+        let Candidate { policy, capacity, .. } = candidate;
+        Profile::new(self.engine, &policy, self.options.base.eviction, capacity, self.options.max_loss, measured)
+    }
 }
 
 #[cfg(test)]
