@@ -285,8 +285,7 @@ is in the tables above. llama.cpp: the same file under a memory limit as large a
 
 {chr(10).join(sentences)}
 
-The file comes from `moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes` (any of its options may be small the first time: `-n 8 --rounds 1`),
-llama.cpp as [bench/oracles/README.md](../bench/oracles/README.md) says."""
+`moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes --rounds 1 -n 8` makes the file; llama.cpp is built as [bench/oracles/README.md](../bench/oracles/README.md) says."""
 
 
 PARTS = [
