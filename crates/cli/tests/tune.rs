@@ -49,6 +49,19 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     let summary: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert_eq!((&summary["capacity"], &summary["eviction"]), (&tuned["capacity"], &tuned["eviction"]));
     assert_eq!(summary["routing"], tuned["routing"]);
+    // Eight tokens give one look at the clock, which moves lambda by nearly half of its range.
+    assert_eq!(summary["target_tps"], 1e6);
+    assert!((summary["lambda_share_last"].as_f64().unwrap() - 0.5).abs() < 1e-3, "{summary}");
+    // Such a run depends on time; its record repeats it.
+    let trace = at("trace");
+    let paced: [&[&str]; 3] = [&run, &["--target-tps", "200"], &["--record-routing", &trace]];
+    let answer = |output: &str| {
+        let summary: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+        assert!(summary["target_tps"].is_null() || summary["lambda_share_mean"].as_f64().unwrap() <= 1.0);
+        (summary["text"].clone(), summary["token_ids"].clone(), summary["misses"].clone())
+    };
+    let recorded = answer(&stdout(&paced.concat()));
+    assert_eq!(answer(&stdout(&[&run[..], &["--replay-routing", &trace]].concat())), recorded);
 
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
@@ -56,6 +69,11 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&["run", "--profile", &profile, "--routing", "fast"], 2).contains("--routing"));
     assert!(refused(&["run", "--target-tps", "5"], 2).contains("--profile"));
     assert!(refused(&tune, 1).contains("--force"));
+    let lists = at("lists");
+    std::fs::write(&lists, "1 2 3\n".repeat(30)).unwrap();
+    assert!(refused(&[&tune[..], &["--force", "--start", &lists]].concat(), 1).contains("--start"));
+    let nowhere = at("no/folder");
+    assert!(refused(&["tune", "-f", &text, "-o", &nowhere], 1).contains("no/folder"));
     std::fs::write(&profile, "{}").unwrap();
     assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
 }

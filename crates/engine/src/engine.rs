@@ -239,6 +239,20 @@ impl Engine {
     /// A new session's routing state with `capacity` experts logically cached in each MoE layer. What it has cached counts as held until
     /// [`Engine::end_routing`].
     pub(crate) fn begin_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
+        let routing = self.new_routing(options, capacity)?;
+        self.hold(&routing);
+        Ok(routing)
+    }
+
+    /// Whether a session could route so, with `capacity` experts logically cached in each MoE layer: for work that comes to it late.
+    ///
+    /// # Errors
+    /// As [`Session::with_routing`](crate::Session::with_routing).
+    pub fn check_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<(), Error> {
+        self.new_routing(options, capacity).map(drop)
+    }
+
+    fn new_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
         if capacity.len() != self.plan.experts.len() {
             return Err(Error::CapacityLayers { given: capacity.len(), layers: self.plan.experts.len() });
         }
@@ -248,9 +262,7 @@ impl Engine {
             experts_per_token: self.hyperparameters().experts.map_or(0, |shape| shape.per_token),
             capacity,
         });
-        let routing = SessionRouting::new(&shapes.collect::<Vec<_>>(), options.clone())?;
-        self.hold(&routing);
-        Ok(routing)
+        Ok(SessionRouting::new(&shapes.collect::<Vec<_>>(), options.clone())?)
     }
 
     /// What a session has cached stays, if there is room, until [`Engine::end_routing`].

@@ -1,6 +1,6 @@
 //! Generation: prompt in, text out piece by piece, until something ends it.
 
-use crate::pace::{Pace, PaceKeeper};
+use crate::pace::{Pace, PaceKeeper, PaceReport};
 use crate::tokenizer::Decoder;
 use crate::{Error, Sampler, Session, Traffic};
 use moce_routing::{Counts, Phase};
@@ -94,6 +94,8 @@ pub struct Generation {
     pub prompt: PhaseReport,
     /// The tokens after it. The first one comes from the prompt's logits, so one token less than generated is run.
     pub generation: PhaseReport,
+    /// How far routing went to hold the wanted speed, where one was wanted.
+    pub pace: Option<PaceReport>,
 }
 
 /// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, and says whether to go on.
@@ -124,6 +126,7 @@ pub fn generate(
             stop_reason: StopReason::Cancelled,
             prompt: between.since(&before, Phase::Prompt, last.1),
             generation: PhaseReport::default(),
+            pace: None,
         });
     }
     prompt.iter().for_each(|&token| sampler.accept(token));
@@ -183,6 +186,7 @@ pub fn generate(
         stop_reason,
         prompt: between.since(&before, Phase::Prompt, prompt.len()),
         generation: Meter::read(session).since(&between, Phase::Generation, run),
+        pace: keeper.as_ref().map(PaceKeeper::report),
     })
 }
 

@@ -73,7 +73,7 @@ pub use identity::ModelIdentity;
 pub use layers::Prefetch;
 pub use meter::Meter;
 pub use new_file::NewFile;
-pub use pace::Pace;
+pub use pace::{Pace, PaceReport};
 pub use plan::MemoryPlan;
 pub use record::RoutingRecorder;
 pub use sampler::{Sampler, SamplerOptions};

@@ -19,20 +19,44 @@ pub struct Pace {
     pub limit: CachePrior,
 }
 
+/// How far routing went to hold a pace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PaceReport {
+    /// The tokens a second that were wanted.
+    pub tokens_per_second: f64,
+    /// λ as a share of the limit's, mean over the generated tokens that were run; 0 if there was none.
+    pub mean_share: f64,
+    /// The same at the end.
+    pub last_share: f64,
+}
+
 /// Keeps a pace.
 #[derive(Debug)]
 pub(crate) struct PaceKeeper {
     pace: Pace,
     /// How much of the limit applies, 0 to 1.
     share: f64,
+    /// Tokens since the last look at the clock.
     tokens: usize,
     since: Instant,
+    /// Sum of `share` over all tokens, and their number.
+    share_sum: f64,
+    token_count: usize,
 }
 
 impl PaceKeeper {
     /// Starts exact.
     pub(crate) fn new(pace: Pace) -> PaceKeeper {
-        PaceKeeper { pace, share: 0.0, tokens: 0, since: Instant::now() }
+        PaceKeeper { pace, share: 0.0, tokens: 0, since: Instant::now(), share_sum: 0.0, token_count: 0 }
+    }
+
+    /// How far it went so far.
+    pub(crate) fn report(&self) -> PaceReport {
+        PaceReport {
+            tokens_per_second: self.pace.tokens_per_second,
+            mean_share: self.share_sum / self.token_count.max(1) as f64,
+            last_share: self.share,
+        }
     }
 
     /// The policy to begin with.
@@ -44,6 +68,8 @@ impl PaceKeeper {
     /// A token is done; a policy if another one shall apply from now on.
     pub(crate) fn token(&mut self) -> Option<Policy> {
         self.tokens += 1;
+        self.token_count += 1;
+        self.share_sum += self.share;
         if self.tokens < PERIOD {
             return None;
         }
@@ -98,5 +124,10 @@ mod tests {
         let changes: Vec<bool> = (0..PERIOD).map(|_| keeper.token().is_some()).collect();
         assert_eq!(changes.iter().filter(|&&changed| changed).count(), 1);
         assert!(changes[PERIOD - 1]);
+        (0..PERIOD).for_each(|_| drop(keeper.token()));
+        // 0, then half of the limit, in the end all of it.
+        let report = PaceReport { tokens_per_second: 1e12, mean_share: 0.25, last_share: 1.0 };
+        let PaceReport { mean_share, last_share, .. } = keeper.report();
+        assert!((mean_share - report.mean_share).abs() < 1e-6 && (last_share - report.last_share).abs() < 1e-6);
     }
 }

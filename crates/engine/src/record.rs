@@ -5,8 +5,8 @@
 use crate::tap::{ObservedStep, RoutingObserver};
 use crate::{Engine, Error, NewFile, Session};
 use moce_routing::{
-    Policy, Selection, SessionRouting, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken,
-    TraceWriter,
+    Policy, Selection, SessionRouting, Start, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel,
+    TraceToken, TraceWriter,
 };
 use std::path::{Path, PathBuf};
 
@@ -86,6 +86,12 @@ fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores
         policy.resolved(experts, experts_per_token).unwrap_or_else(|_| policy.clone()).to_string()
     };
     let options = routing.options();
+    // What is cached is no start of the options' where the session was warmed, or has begun already.
+    let starts_so = |layer| options.start.experts(layer, routing.shape(layer)).into_iter().eq(routing.cached(layer));
+    let start = match (0..routing.layer_count()).all(starts_so) {
+        true => options.start.clone(),
+        false => Start::Given((0..routing.layer_count()).map(|layer| routing.cached(layer).collect()).collect()),
+    };
     let layer = |(layer, &expert_bytes)| TraceLayer { expert_bytes, capacity: routing.shape(layer).capacity };
     TraceHeader {
         model: TraceModel {
@@ -102,6 +108,6 @@ fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores
         prompt_policy: policy(&options.prompt_policy),
         eviction: options.eviction.to_string(),
         touch: options.touch,
-        start: options.start.clone(),
+        start,
     }
 }

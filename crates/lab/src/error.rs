@@ -68,6 +68,12 @@ pub enum Error {
         /// The output folder.
         path: PathBuf,
     },
+    /// A model that routes nothing.
+    #[error("the model has no experts, so there is no routing to tune")]
+    NothingToTune,
+    /// Caches that begin with given experts, where capacities are to be found.
+    #[error("tuning tries other capacities than the lists of --start were made for; `first` and `random:SEED` fit any")]
+    StartOfOneCapacity,
     /// A profile of another model.
     #[error("the profile was made for {made_for}, another model; `moce tune` makes one for this")]
     OtherModel {
@@ -180,6 +186,12 @@ pub enum Error {
     /// A partial file of results that belongs to another run.
     #[error("{} was begun with another model, task or options; --force begins anew", path.display())]
     OtherResults {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A partial file of results that another run writes to.
+    #[error("{} is being written by another run; give another name", path.display())]
+    ResultsInUse {
         /// The file.
         path: PathBuf,
     },

@@ -66,20 +66,20 @@ fn two_policies_are_compared_question_by_question() {
         let header = EvaluationHeader::new(&task.name, &Session::new(&engine).unwrap());
         (header, ask(&engine, &task, &|_| true))
     });
-    let [original, (header, outcomes)] = &runs;
+    let [(other, original), (header, outcomes)] = &runs;
     let mut report = EvaluationReport::new(header, outcomes);
-    report.compare(outcomes, original).unwrap();
+    report.compare((header, outcomes), (other, original)).unwrap();
     let comparison = report.comparison.unwrap();
     let right = |outcomes: &[Outcome]| outcomes.iter().filter(|outcome| outcome.correct).count() as i64;
     let gained = comparison.only_here as i64 - comparison.only_baseline as i64;
-    assert_eq!((comparison.questions, gained), (10, right(outcomes) - right(&original.1)));
+    assert_eq!((comparison.questions, gained), (10, right(outcomes) - right(original)));
     assert!((comparison.accuracy_difference - gained as f64 / 10.0).abs() < 1e-12);
 
-    let mut other = original.clone();
-    other.1[0].prompt = "another".to_owned();
-    assert!(EvaluationReport::new(header, outcomes).compare(outcomes, &other).is_err());
+    let mut changed = original.clone();
+    changed[0].prompt = "another".to_owned();
+    assert!(EvaluationReport::new(header, outcomes).compare((header, outcomes), (other, &changed)).is_err());
     // The same is known before anything is asked.
-    check_baseline(&task, &original.1).unwrap();
-    check_baseline(&task, &original.1[3..4]).unwrap();
-    assert!(check_baseline(&task, &other.1).is_err() && check_baseline(&task, &[]).is_err());
+    check_baseline(&task, original).unwrap();
+    check_baseline(&task, &original[3..4]).unwrap();
+    assert!(check_baseline(&task, &changed).is_err() && check_baseline(&task, &[]).is_err());
 }

@@ -19,8 +19,8 @@ pub(crate) struct ModelOptions {
     /// [default: what the memory gives]
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
     pub(crate) capacity: Option<Capacity>,
-    /// Routing, eviction and capacities from a file that `moce tune` wrote for this model
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "capacity"])]
+    /// Routing, eviction, touch order and capacities from a file that `moce tune` wrote for this model
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "touch", "capacity"])]
     pub(crate) profile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) policy: PolicyOptions,
@@ -155,6 +155,7 @@ impl ModelOptions {
         options.routing.policy = policy;
         if let Some(profile) = &profile {
             options.routing.eviction = profile.eviction()?;
+            options.routing.touch = profile.touch()?;
             options.capacity = Some(Capacity::PerLayer(profile.capacity.clone()));
         }
         Ok((options, profile))

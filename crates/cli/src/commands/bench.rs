@@ -111,10 +111,15 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         let options = EngineOptions { memory, context: Some(context), ..base.clone() };
         let engine = Arc::new(Engine::load(&gguf, &options)?);
         announce(&engine, None, global);
-        for policy in arguments.policies() {
-            report::reset_peak_memory();
+        let routings = arguments.policies().into_iter().map(|policy| {
             let prompt_policy = routing_prompt.policy(&policy);
-            let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
+            RoutingOptions { policy, prompt_policy, ..base.routing.clone() }
+        });
+        let routings: Vec<RoutingOptions> = routings.collect();
+        // All before the first is measured.
+        routings.iter().try_for_each(|routing| engine.check_routing(routing, &engine.plan().capacity))?;
+        for routing in routings {
+            report::reset_peak_memory();
             let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
             if let Some(ceilings) = &mut ceilings {
                 ceilings.measure_flash()?;
@@ -410,6 +415,9 @@ fn phase(output: &mut impl Write, name: &str, speed: &PhaseSpeed) -> std::io::Re
             speed.flash_rate / 1e9,
             100.0 * speed.waiting_share
         )?;
+    }
+    if speed.changed_share > 0.0 {
+        write!(output, "; {:.1} % of the choices changed", 100.0 * speed.changed_share)?;
     }
     writeln!(output)
 }

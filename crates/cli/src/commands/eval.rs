@@ -104,7 +104,8 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     }
     let mut report = EvaluationReport::new(&header, &outcomes);
     // A comparison that fails costs no report.
-    let compared = baseline.map_or(Ok(()), |baseline| report.compare(&outcomes, &baseline));
+    let compared =
+        baseline.map_or(Ok(()), |(other, baseline)| report.compare((&header, &outcomes), (&other, &baseline)));
     print(&report, global.json)?;
     Ok(compared?)
 }
@@ -133,7 +134,7 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
 }
 
 /// Which questions have been answered before. Answers to questions that are no longer asked are left out; those to the same questions
-/// under other prompts are refused.
+/// under other prompts, or judged by another key, are refused.
 fn keep_asked(task: &Task, outcomes: &mut Vec<Outcome>) -> anyhow::Result<HashSet<(String, usize)>> {
     let mut asked = HashSet::new();
     let mut kept = Vec::new();
@@ -143,6 +144,9 @@ fn keep_asked(task: &Task, outcomes: &mut Vec<Outcome>) -> anyhow::Result<HashSe
         let Some((subject, question)) = question else { continue };
         if subject.fingerprint(question) != outcome.prompt {
             bail!("the questions begun in the file of results had other prompts; --force begins anew");
+        }
+        if !outcome.is_judged_by(&question.expected) {
+            bail!("the answers in the file of results were judged by another key; --force begins anew");
         }
         asked.insert((outcome.subject.clone(), outcome.question));
         kept.push(outcome);
@@ -209,7 +213,11 @@ fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
         comparison.only_here,
         comparison.only_baseline,
         comparison.mcnemar_p
-    )
+    )?;
+    if !comparison.other_differences.is_empty() {
+        writeln!(output, "            it differs in {}, too", comparison.other_differences.join(", "))?;
+    }
+    Ok(())
 }
 
 /// `12.30 to 15.60 %`

@@ -4,6 +4,7 @@ use super::open_engine;
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt};
 use clap::{Args, ValueHint};
 use moce_engine::Session;
+use moce_engine::routing::Phase;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,6 +29,11 @@ pub(crate) struct Logits {
 #[derive(Serialize)]
 struct Report<'a> {
     prompt_ids: &'a [u32],
+    /// The policy that the prompt was routed by.
+    routing: String,
+    eviction: String,
+    changed_share: f64,
+    miss_rate: f64,
     logits: &'a [f32],
 }
 
@@ -42,7 +48,16 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     let logits = session.logits();
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer(&mut output, &Report { prompt_ids: &prompt, logits })?;
+        let counts = session.routing().total(Phase::Prompt);
+        let report = Report {
+            prompt_ids: &prompt,
+            routing: engine.routing().prompt_policy.to_string(),
+            eviction: engine.routing().eviction.to_string(),
+            changed_share: counts.changed_share(),
+            miss_rate: counts.miss_rate(),
+            logits,
+        };
+        serde_json::to_writer(&mut output, &report)?;
         writeln!(output)?;
         return Ok(());
     }

@@ -152,8 +152,11 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
     if routing.policy != Policy::Original || routing.prompt_policy != Policy::Original {
         let mut counts = generation.prompt.counts;
         counts += generation.generation.counts;
-        line +=
-            &format!(" | routing: {}, {:.1} % of the choices changed", routing.policy, 100.0 * counts.changed_share());
+        let pace = generation.pace.map_or(String::new(), |pace| {
+            format!(" (its lambda moved: {:.0} % of it in the mean)", 100.0 * pace.mean_share)
+        });
+        let changed = 100.0 * counts.changed_share();
+        line += &format!(" | routing: {}{pace}, {changed:.1} % of the choices changed", routing.policy);
     }
     if let Some(policy) = replayed {
         line += &format!(" | routing: as recorded ({policy})");
@@ -212,6 +215,9 @@ struct Summary<'a> {
     capacity: &'a [usize],
     resident_capacity: &'a [usize],
     routing: String,
+    /// The speed that `routing`'s lambda moved for, between 0 and what it says; and what share of it applied.
+    #[serde(flatten)]
+    pace: Option<PaceSummary>,
     /// The policy that a replayed record was made under; its choices ran, not `routing`'s.
     replayed_routing: Option<&'a str>,
     routing_prompt: String,
@@ -230,6 +236,13 @@ struct Summary<'a> {
     stop_reason: &'static str,
     prompt: PhaseSummary,
     generation: PhaseSummary,
+}
+
+#[derive(Serialize)]
+struct PaceSummary {
+    target_tps: f64,
+    lambda_share_mean: f64,
+    lambda_share_last: f64,
 }
 
 #[derive(Serialize)]
@@ -289,6 +302,11 @@ impl<'a> Summary<'a> {
             capacity: &engine.plan().capacity,
             resident_capacity: &engine.plan().resident,
             routing: engine.routing().policy.to_string(),
+            pace: generation.pace.map(|pace| PaceSummary {
+                target_tps: pace.tokens_per_second,
+                lambda_share_mean: pace.mean_share,
+                lambda_share_last: pace.last_share,
+            }),
             replayed_routing: replayed,
             routing_prompt: engine.routing().prompt_policy.to_string(),
             eviction: engine.routing().eviction.to_string(),

@@ -193,7 +193,8 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
             write!(output, "  {:>14.2}", 100.0 * cell.generation.hit_rate)?;
         }
         let lifetime = cell.lifetime_mean.map_or("-".to_owned(), |mean| format!("{mean:.1}"));
-        write!(output, "  {lifetime:>8}  {:>9.2}", 100.0 * cell.changed_share)?;
+        let changed = cell.changed_share.map_or("-".to_owned(), |share| format!("{:.2}", 100.0 * share));
+        write!(output, "  {lifetime:>8}  {changed:>9}")?;
         // Writing is what waits token by token; a trace of text alone stands for it.
         let phase = if cell.generation.tokens > 0 { &cell.generation } else { &cell.total };
         match phase.tokens_per_second {

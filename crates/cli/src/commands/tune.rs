@@ -5,9 +5,9 @@ use crate::arguments::{
     CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
 };
 use crate::{interrupt, model_path, report};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
-use moce_engine::{Budget, Capacity, Engine, EngineOptions};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions, NewFile};
 use moce_lab::{Half, PerplexityOptions, TuneOptions, tune};
 use std::io::Write;
 use std::path::PathBuf;
@@ -50,6 +50,9 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     if arguments.output.exists() && !arguments.force {
         bail!("{} exists; --force writes over it", arguments.output.display());
     }
+    // Opened first: a folder that takes no files is known before an hour of work.
+    let named = || arguments.output.display().to_string();
+    let file = NewFile::create(&arguments.output, arguments.force).with_context(named)?;
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
@@ -78,7 +81,7 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
             ));
         }
     })?;
-    profile.write(&arguments.output)?;
+    profile.write(file).with_context(named)?;
     let mut output = std::io::stdout().lock();
     if global.json {
         serde_json::to_writer_pretty(&mut output, &profile)?;

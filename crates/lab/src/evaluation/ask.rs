@@ -98,7 +98,7 @@ impl<'q> Prompt<'q> {
                 let continuations = tokens.collect::<Result<Vec<_>, Error>>()?;
                 // All of the continuation but its last token is input too.
                 let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
-                if longest == 0 || longest > context_length {
+                if continuations.iter().any(Vec::is_empty) || longest > context_length {
                     return Err(Error::NoContinuation { subject: subject.name.clone(), question: question.index });
                 }
                 let cut = context.len() + longest > context_length + 1;
@@ -158,10 +158,7 @@ impl<'q> Prompt<'q> {
         let after_context = session.snapshot();
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
         for continuation in &self.continuations {
-            let Some((&first, rest)) = continuation.split_first() else {
-                log_likelihoods.push(0.0);
-                continue;
-            };
+            let (&first, rest) = continuation.split_first().expect("empty ones are refused");
             session.go_back(&after_context)?;
             let mut nll = negative_log_likelihood(engine.cpu(), session.logits(), first);
             if !rest.is_empty() {

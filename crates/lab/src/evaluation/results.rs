@@ -3,11 +3,13 @@
 //! While questions are being asked the file is called `NAME.partial`, and grows by a line a question; a run that was broken off goes on
 //! where it stopped. When all are answered it gets its own name. Documented in `docs/formats/evaluation.md`.
 
+use super::generated::Judge;
+use super::task::Expected;
 use crate::Error;
 use crate::fingerprint::start_text;
 use moce_engine::{ModelIdentity, Session};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +62,20 @@ impl EvaluationHeader {
             context: session.engine().context(),
         }
     }
+
+    /// What differs from another run besides its routing policy, by the names of the fields: a paired comparison then is of that, too.
+    pub fn other_differences(&self, other: &EvaluationHeader) -> Vec<&'static str> {
+        let same = [
+            ("model", self.model == other.model),
+            ("eviction", self.eviction == other.eviction),
+            ("capacity", self.capacity == other.capacity),
+            ("touch", self.touch == other.touch),
+            ("start", self.start == other.start),
+            ("kv", self.kv == other.kv),
+            ("context", self.context == other.context),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
 }
 
 /// One question's line.
@@ -89,6 +105,20 @@ pub struct Outcome {
     pub changed: u64,
     /// tokens · layers
     pub layer_tokens: u64,
+}
+
+impl Outcome {
+    /// Whether the key of a question still says of this answer what it said when it was judged.
+    pub fn is_judged_by(&self, key: &Expected) -> bool {
+        match (&self.answer, key) {
+            (OutcomeAnswer::Choice { right, .. }, Expected::Choice { right: now, .. }) => right == now,
+            (OutcomeAnswer::Text { text, strict, flexible }, Expected::Number { answer }) => {
+                let verdict = Judge::new().judge(text, answer);
+                (verdict.strict, verdict.flexible) == (*strict, *flexible)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// An answer.
@@ -128,18 +158,25 @@ impl ResultFile {
     /// A partial file beside a whole one comes from a run with `force` that was broken off, so it is gone on with too.
     ///
     /// # Errors
-    /// The file exists alone and `force` is not given, the partial one belongs to other options, or a file cannot be written.
+    /// The file exists alone and `force` is not given, the partial one belongs to other options or is being written by another run, or a
+    /// file cannot be written.
     pub fn open(path: &Path, header: &EvaluationHeader, force: bool) -> Result<(ResultFile, Vec<Outcome>), Error> {
         let mut partial = path.to_owned().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let error = |cause| Error::File { path: partial.clone(), cause };
-        let begun = if force || !partial.exists() { Vec::new() } else { whole_lines(&partial)? };
+        let is_new = force || !partial.exists();
+        if is_new && path.exists() && !force {
+            return Err(Error::ResultsExist { path: path.to_owned() });
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(error)?;
+        // Held until the run ends: two runs on one file would mix their answers.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::ResultsInUse { path: partial });
+        }
+        let begun = if is_new { Vec::new() } else { whole_lines(&partial)? };
         if begun.is_empty() {
-            if path.exists() && !force {
-                return Err(Error::ResultsExist { path: path.to_owned() });
-            }
-            let file = File::create(&partial).map_err(error)?;
+            file.set_len(0).map_err(error)?;
             let mut file = ResultFile { path: path.to_owned(), partial, file };
             file.line(header)?;
             return Ok((file, Vec::new()));
@@ -149,7 +186,7 @@ impl ResultFile {
             return Err(Error::OtherResults { path: partial });
         }
         // A last line that was broken off is cut away; what is whole stays as it is.
-        let mut file = OpenOptions::new().write(true).open(&partial).map_err(error)?;
+        let mut file = file;
         file.set_len(begun.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(error)?;
         Ok((ResultFile { path: path.to_owned(), partial, file }, outcomes))
     }
@@ -266,6 +303,10 @@ mod tests {
         assert!(matches!(ResultFile::open(&path, &header("prune"), false), Err(Error::OtherResults { .. })));
         let (mut file, before) = ResultFile::open(&path, &header("original"), false).unwrap();
         assert_eq!(before, [outcome(0)], "the broken line is asked again");
+        for force in [false, true] {
+            let beside = ResultFile::open(&path, &header("original"), force);
+            assert!(matches!(beside, Err(Error::ResultsInUse { .. })), "two runs would mix");
+        }
         file.append(&outcome(1)).unwrap();
         file.finish().unwrap();
         assert_eq!(read_results(&path).unwrap(), (header("original"), vec![outcome(0), outcome(1)]));
@@ -310,6 +351,24 @@ mod tests {
         file.finish().unwrap();
         assert!(std::fs::read(&path).unwrap().starts_with(&bytes));
         assert_eq!(read_results(&path).unwrap().1, [outcome(0), outcome(1)]);
+    }
+
+    #[test]
+    fn what_differs_besides_routing_is_named() {
+        let other = EvaluationHeader { capacity: vec![3, 6], kv: "q8_0".to_owned(), ..header("prune") };
+        assert_eq!(header("original").other_differences(&other), ["capacity", "kv"]);
+        assert!(header("original").other_differences(&header("prune")).is_empty());
+    }
+
+    #[test]
+    fn another_key_is_noticed() {
+        let choice = |right| Expected::Choice { continuations: vec![" A".to_owned(), " B".to_owned()], right };
+        assert!(outcome(0).is_judged_by(&choice(1)) && !outcome(0).is_judged_by(&choice(0)));
+        let number = |answer: &str| Expected::Number { answer: answer.to_owned() };
+        let text = OutcomeAnswer::Text { text: "It is 7\n#### 7".to_owned(), strict: true, flexible: true };
+        let written = Outcome { answer: text, ..outcome(0) };
+        assert!(written.is_judged_by(&number("3 + 4\n#### 7")) && !written.is_judged_by(&number("#### 8")));
+        assert!(!written.is_judged_by(&choice(0)));
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct SubjectReport {
 pub struct ComparisonReport {
     /// The other run's routing policy.
     pub baseline_routing: String,
+    /// What else differs from the other run: `model`, `eviction`, `capacity`, `touch`, `start`, `kv`, `context`.
+    pub other_differences: Vec<&'static str>,
     /// Questions that both answered.
     pub questions: usize,
     /// Right only in this run.
@@ -126,8 +128,11 @@ impl EvaluationReport {
     ///
     /// # Errors
     /// The other run asked none of the questions, or with another prompt.
-    pub fn compare(&mut self, outcomes: &[Outcome], baseline: &(EvaluationHeader, Vec<Outcome>)) -> Result<(), Error> {
-        let (header, baseline) = baseline;
+    pub fn compare(
+        &mut self,
+        (header, outcomes): (&EvaluationHeader, &[Outcome]),
+        (other, baseline): (&EvaluationHeader, &[Outcome]),
+    ) -> Result<(), Error> {
         let others: HashMap<(&str, usize), &Outcome> =
             baseline.iter().map(|outcome| ((outcome.subject.as_str(), outcome.question), outcome)).collect();
         let pairs: Vec<(&Outcome, &Outcome)> = outcomes
@@ -145,7 +150,8 @@ impl EvaluationReport {
         let mean =
             |sample: &[usize]| sample.iter().map(|&index| difference(&pairs[index])).sum::<f64>() / sample.len() as f64;
         self.comparison = Some(ComparisonReport {
-            baseline_routing: header.routing.clone(),
+            baseline_routing: other.routing.clone(),
+            other_differences: header.other_differences(other),
             questions: pairs.len(),
             only_here,
             only_baseline,

@@ -9,14 +9,11 @@ use moce_engine::routing::{
 use rayon::prelude::*;
 use std::io::Read;
 
-/// More than any model has; a cache has a place for each.
-const MOST_EXPERTS: usize = 1 << 24;
-
 /// The batches of a trace.
 pub(super) struct Batches {
     batches: Vec<Batch>,
     phases: Vec<Phase>,
-    /// Batches at which the cache starts empty.
+    /// Batches at which the cache starts empty, ascending.
     starts: Vec<usize>,
     experts: usize,
     expert_bytes: Vec<u64>,
@@ -29,10 +26,6 @@ impl Batches {
     pub(super) fn read<R: Read>(reader: &mut TraceReader<R>, prompt_batch: usize) -> Result<Batches, Error> {
         let header = reader.header();
         let (layers, experts) = (header.layers.len(), header.experts);
-        if layers * experts > MOST_EXPERTS {
-            let problem = format!("{layers} layers of {experts} experts are more than a global cache is made for");
-            return Err(Error::Simulation(problem));
-        }
         let expert_bytes = expert_bytes(header)?;
         let mut batches = Batches {
             batches: Vec::new(),
@@ -84,7 +77,7 @@ impl Batches {
             let mut cache = GlobalLru::new(self.shape(capacity_bytes));
             let mut tally = Tally::default();
             for (index, batch) in self.batches.iter().enumerate() {
-                if self.starts.contains(&index) {
+                if self.starts.binary_search(&index).is_ok() {
                     cache.clear();
                 }
                 let found = cache.look_up(batch.layer, batch.experts.iter().copied());

@@ -25,7 +25,9 @@ use bound::Bound;
 use cells::{Tally, Unit, was_original};
 use global::Batches;
 use moce_engine::Capacity;
-use moce_engine::routing::{EvictionSpec, Phase, Policy, RoutingOptions, Start, TouchOrder, TraceHeader, TraceReader};
+use moce_engine::routing::{
+    EvictionSpec, Phase, Policy, RoutingOptions, ScoreKind, Start, TouchOrder, TraceHeader, TraceReader,
+};
 use rayon::prelude::*;
 use report::CellName;
 use std::io::Read;
@@ -140,6 +142,7 @@ pub fn simulate_global<R: Read>(
                 eviction: eviction.to_owned(),
                 capacity: Vec::new(),
                 capacity_bytes,
+                knows_own_choices: was_original(&header),
             };
             report.cells.push(SimulatedCell::new(name, tally, tokens, options.timing.as_ref()));
         }
@@ -147,16 +150,22 @@ pub fn simulate_global<R: Read>(
     Ok(report)
 }
 
-/// Refuses what selections alone cannot tell.
+/// Refuses what the trace cannot tell.
 fn check_scores(header: &TraceHeader, options: &SimulateOptions) -> Result<(), Error> {
-    if header.scores.is_some() {
-        return Ok(());
+    let by_scores = options.evictions.iter().find(|eviction| eviction.needs_scores());
+    if let Some(stored) = header.scores {
+        return match by_scores.filter(|_| stored.kind == ScoreKind::BiasedSigmoid) {
+            Some(eviction) => Err(Error::Simulation(format!(
+                "eviction `{eviction}` goes by the router's sigmoids, and the trace holds them with a bias added"
+            ))),
+            None => Ok(()),
+        };
     }
     let policy = options.policies.iter().find(|policy| **policy != Policy::Original);
     if let Some(policy) = policy {
         return Err(Error::NeedsScores { what: format!("routing policy `{policy}`") });
     }
-    match options.evictions.iter().find(|eviction| eviction.needs_scores()) {
+    match by_scores {
         Some(eviction) => Err(Error::NeedsScores { what: format!("eviction `{eviction}`") }),
         None => Ok(()),
     }
@@ -198,6 +207,7 @@ fn cell_name(header: &TraceHeader, capacity: &[usize], routing: (&str, &str), ev
         eviction: eviction.to_owned(),
         capacity: capacity.to_vec(),
         capacity_bytes: bytes.sum(),
+        knows_own_choices: header.scores.is_some() || was_original(header),
     }
 }
 

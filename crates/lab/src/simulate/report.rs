@@ -57,10 +57,10 @@ pub struct SimulatedCell {
     pub lifetime_std: Option<f64>,
     /// Stays that had not ended.
     pub still_cached: Option<u64>,
-    /// The model's own choices that did not run.
-    pub changed_selections: u64,
+    /// The model's own choices that did not run; unknown where choices of another policy were recorded without scores.
+    pub changed_selections: Option<u64>,
     /// The same as a share of tokens · layers · K.
-    pub changed_share: f64,
+    pub changed_share: Option<f64>,
     /// Share of the model's strongest choices that ran; where the policy had scores.
     pub top_j_kept: Option<f64>,
 }
@@ -96,6 +96,8 @@ pub(super) struct CellName {
     pub(super) eviction: String,
     pub(super) capacity: Vec<usize>,
     pub(super) capacity_bytes: u64,
+    /// Whether the trace tells the model's own choices.
+    pub(super) knows_own_choices: bool,
 }
 
 impl SimulatedCell {
@@ -120,8 +122,8 @@ impl SimulatedCell {
             lifetime_mean: lifetimes.map(|lifetimes| lifetimes.mean()),
             lifetime_std: lifetimes.map(|lifetimes| lifetimes.standard_deviation()),
             still_cached: lifetimes.map(|lifetimes| lifetimes.still_cached),
-            changed_selections: total.counts.changed,
-            changed_share: total.counts.changed_share(),
+            changed_selections: name.knows_own_choices.then_some(total.counts.changed),
+            changed_share: name.knows_own_choices.then(|| total.counts.changed_share()),
             top_j_kept: (total.counts.strongest > 0).then(|| total.counts.top_kept()),
         }
     }

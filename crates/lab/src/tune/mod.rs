@@ -14,7 +14,7 @@ mod search;
 pub use profile::{Measured, Profile};
 
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
-use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions};
+use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions, Start};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
 use search::{Candidate, Family};
@@ -75,7 +75,7 @@ struct Tried {
 /// Finds a profile for the model of `engine`. `show` is called after each trial, `interrupted` asked after each window.
 ///
 /// # Errors
-/// A half of the text has fewer than eight windows, a step fails, or the work was `interrupted`.
+/// The model has no experts, the start is made for one capacity, a half of the text has fewer than eight windows, a step fails, or the work was `interrupted`.
 pub fn tune(
     engine: &Arc<Engine>,
     text: &str,
@@ -83,6 +83,13 @@ pub fn tune(
     interrupted: &dyn Fn() -> bool,
     show: &mut dyn FnMut(&Trial<'_>),
 ) -> Result<Profile, Error> {
+    if engine.plan().experts.is_empty() {
+        return Err(Error::NothingToTune);
+    }
+    // Its lists are as long as one capacity, and others are tried.
+    if matches!(options.base.start, Start::Given(_)) {
+        return Err(Error::StartOfOneCapacity);
+    }
     let capacity = engine.plan().resolve_capacity(&options.capacity)?;
     let (first, second) = halves(text);
     for half in [first, second] {
@@ -234,7 +241,7 @@ impl Workbench<'_> {
             candidates_refused: refused,
         };
         let Candidate { policy, capacity, .. } = candidate;
-        Profile::new(self.engine, &policy, self.options.base.eviction, capacity, self.options.max_loss, measured)
+        Profile::new(self.engine, &policy, &self.options.base, capacity, self.options.max_loss, measured)
     }
 }
 

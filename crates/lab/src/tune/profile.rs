@@ -1,8 +1,8 @@
 //! A tuned routing: a small JSON file, bound to a model and its capacities (docs/formats/profile.md).
 
-use crate::{Error, files};
-use moce_engine::routing::{EvictionSpec, Policy};
-use moce_engine::{Engine, ModelIdentity};
+use crate::Error;
+use moce_engine::routing::{EvictionSpec, Policy, RoutingOptions, TouchOrder};
+use moce_engine::{Engine, ModelIdentity, NewFile};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -26,6 +26,9 @@ pub struct Profile {
     pub routing: String,
     /// Which cached expert leaves, as `--eviction` takes it.
     pub eviction: String,
+    /// In which order a token's experts become most recent, as `--touch` takes it.
+    #[serde(default = "default_touch")]
+    pub touch: String,
     /// Experts logically cached in each MoE layer.
     pub capacity: Vec<usize>,
     /// The rise of perplexity that was allowed, as a share.
@@ -53,11 +56,16 @@ pub struct Measured {
     pub candidates_refused: usize,
 }
 
+/// Of profiles that were written before the order was a part of them.
+fn default_touch() -> String {
+    TouchOrder::default().to_string()
+}
+
 impl Profile {
     pub(super) fn new(
         engine: &Engine,
         policy: &Policy,
-        eviction: EvictionSpec,
+        base: &RoutingOptions,
         capacity: Vec<usize>,
         max_loss: f64,
         measured: Measured,
@@ -67,7 +75,8 @@ impl Profile {
             model: engine.identity(),
             model_name: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             routing: policy.to_string(),
-            eviction: eviction.to_string(),
+            eviction: base.eviction.to_string(),
+            touch: base.touch.to_string(),
             capacity,
             max_loss,
             measured,
@@ -92,15 +101,17 @@ impl Profile {
         }
         profile.policy()?;
         profile.eviction()?;
+        profile.touch()?;
         Ok(profile)
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes it to `file` and gives that its name.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn write(&self, path: &Path) -> Result<(), Error> {
-        files::write_json_pretty(path, self)
+    pub fn write(&self, mut file: NewFile) -> std::io::Result<()> {
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.finish()
     }
 
     /// The policy.
@@ -117,6 +128,14 @@ impl Profile {
     /// It is none that this version knows.
     pub fn eviction(&self) -> Result<EvictionSpec, Error> {
         Ok(self.eviction.parse::<EvictionSpec>().map_err(moce_engine::Error::from)?)
+    }
+
+    /// The order in which a token's experts become most recent.
+    ///
+    /// # Errors
+    /// It is none that this version knows.
+    pub fn touch(&self) -> Result<TouchOrder, Error> {
+        Ok(self.touch.parse::<TouchOrder>().map_err(moce_engine::Error::from)?)
     }
 
     /// An error if the profile belongs to another model.

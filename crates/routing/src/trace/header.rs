@@ -9,8 +9,8 @@ const MOST_LAYERS: usize = 4096;
 /// Ids are stored in 16 bits, the last of which stands for none.
 const MOST_EXPERTS: usize = 65_535;
 const MOST_PER_TOKEN: usize = 256;
-/// Experts of all layers together: a simulation holds some tens of bytes for each. Hundreds of times what models have.
-const MOST_ALL_EXPERTS: usize = 1 << 24;
+/// Experts of all layers together: a simulation holds some tens of bytes for each, in each of its cells. Dozens of times what models have.
+const MOST_ALL_EXPERTS: usize = 1 << 20;
 /// A terabyte: sums over all experts stay far from overflow.
 const MOST_EXPERT_BYTES: u64 = 1 << 40;
 const MOST_TEXT_BYTES: usize = 65_536;
@@ -40,7 +40,7 @@ pub struct TraceHeader {
     pub eviction: String,
     /// In which order experts became most recent.
     pub touch: TouchOrder,
-    /// What was cached at each start of a sequence and of a window.
+    /// What was cached where the trace begins; and, unless the session was warmed, at each start of a sequence and of a window.
     pub start: Start,
 }
 
