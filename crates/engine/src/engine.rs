@@ -4,6 +4,7 @@ use crate::architectures::{self, Architecture};
 use crate::budget::Budget;
 use crate::experts::{ExpertStore, MoeLayer};
 use crate::flash::{self, FlashOptions};
+use crate::hyperparameters::ExpertShape;
 use crate::layers::{LogitsWanted, Prefetch, is_wide};
 use crate::load::Loader;
 use crate::plan::{MemoryPlan, Wishes};
@@ -141,7 +142,7 @@ impl Engine {
             plan,
             flash,
             prefetch,
-            routing: options.routing.clone(),
+            routing: resolved(&options.routing, h.experts)?,
             identity: ModelIdentity::of(gguf, &h.architecture)?,
             file_bytes: gguf.parts().iter().map(moce_gguf::Part::bytes).sum(),
             expert_bytes,
@@ -221,7 +222,7 @@ impl Engine {
         self.plan.chunk
     }
 
-    /// How sessions choose experts.
+    /// How sessions choose experts, with every default of the policies written out.
     pub fn routing(&self) -> &RoutingOptions {
         &self.routing
     }
@@ -244,12 +245,13 @@ impl Engine {
         Ok(routing)
     }
 
-    /// Whether a session could route so, with `capacity` experts logically cached in each MoE layer: for work that comes to it late.
+    /// How a session would route that is given these options and `capacity` experts logically cached in each MoE layer: its policies with
+    /// every default written out. For work that comes to it late.
     ///
     /// # Errors
     /// As [`Session::with_routing`](crate::Session::with_routing).
-    pub fn check_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<(), Error> {
-        self.new_routing(options, capacity).map(drop)
+    pub fn resolve_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<RoutingOptions, Error> {
+        Ok(self.new_routing(options, capacity)?.options().clone())
     }
 
     fn new_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
@@ -348,6 +350,14 @@ impl Engine {
             workspace
         })
     }
+}
+
+/// Routing with every default of its policies written out for such layers.
+fn resolved(routing: &RoutingOptions, experts: Option<ExpertShape>) -> Result<RoutingOptions, Error> {
+    let Some(ExpertShape { count, per_token, .. }) = experts else { return Ok(routing.clone()) };
+    let policy = routing.policy.resolved(count, per_token)?;
+    let prompt_policy = routing.prompt_policy.resolved(count, per_token)?;
+    Ok(RoutingOptions { policy, prompt_policy, ..routing.clone() })
 }
 
 /// A model whose tensors have been declared and whose memory has been planned, before any tensor data is read.

@@ -5,8 +5,8 @@
 use crate::tap::{ObservedStep, RoutingObserver};
 use crate::{Engine, Error, NewFile, Session};
 use moce_routing::{
-    Policy, Selection, SessionRouting, Start, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel,
-    TraceToken, TraceWriter,
+    Selection, SessionRouting, Start, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken,
+    TraceWriter,
 };
 use std::path::{Path, PathBuf};
 
@@ -81,10 +81,6 @@ fn trace_error(path: &Path, cause: TraceError) -> Error {
 fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores>) -> TraceHeader {
     let h = engine.hyperparameters();
     let (experts, experts_per_token) = h.experts.map_or((0, 0), |experts| (experts.count, experts.per_token));
-    let policy = |policy: &Policy| {
-        // With every default written out; a policy that a session runs is valid for its layers.
-        policy.resolved(experts, experts_per_token).unwrap_or_else(|_| policy.clone()).to_string()
-    };
     let options = routing.options();
     // What is cached is no start of the options' where the session was warmed, or has begun already.
     let starts_so = |layer| options.start.experts(layer, routing.shape(layer)).into_iter().eq(routing.cached(layer));
@@ -104,8 +100,8 @@ fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores
         experts,
         experts_per_token,
         scores,
-        policy: policy(&options.policy),
-        prompt_policy: policy(&options.prompt_policy),
+        policy: options.policy.to_string(),
+        prompt_policy: options.prompt_policy.to_string(),
         eviction: options.eviction.to_string(),
         touch: options.touch,
         start,

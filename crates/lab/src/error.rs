@@ -69,8 +69,8 @@ pub enum Error {
         path: PathBuf,
     },
     /// A model that routes nothing.
-    #[error("the model has no experts, so there is no routing to tune")]
-    NothingToTune,
+    #[error("the model has no experts, so there is no routing to study")]
+    NoExperts,
     /// Caches that begin with given experts, where capacities are to be found.
     #[error("tuning tries other capacities than the lists of --start were made for; `first` and `random:SEED` fit any")]
     StartOfOneCapacity,

@@ -20,15 +20,12 @@ impl SessionRouting {
     ///
     /// # Errors
     /// If a shape is impossible, or a policy's parameters do not fit a layer.
-    pub fn new(shapes: &[LayerShape], options: RoutingOptions) -> Result<Self, Error> {
+    pub fn new(shapes: &[LayerShape], mut options: RoutingOptions) -> Result<Self, Error> {
         for (layer, shape) in shapes.iter().enumerate() {
             shape.validate(layer)?;
-            for policy in [&options.policy, &options.prompt_policy] {
-                policy.validate(shape.experts, shape.experts_per_token)?;
-            }
         }
-        for policy in [&options.policy, &options.prompt_policy] {
-            policy.validate_layer_count(shapes.len())?;
+        for policy in [&mut options.policy, &mut options.prompt_policy] {
+            *policy = policy.resolved_for(shapes.iter())?;
         }
         options.eviction.validate()?;
         options.start.validate(shapes)?;
@@ -92,14 +89,9 @@ impl SessionRouting {
     /// # Errors
     /// If a policy's parameters do not fit a layer; the old policies then stay.
     pub fn set_policies(&mut self, policy: Policy, prompt_policy: Policy) -> Result<(), Error> {
-        for policy in [&policy, &prompt_policy] {
-            policy.validate_layer_count(self.layers.len())?;
-            for Layer { shape, .. } in &self.layers {
-                policy.validate(shape.experts, shape.experts_per_token)?;
-            }
-        }
-        self.options.policy = policy;
-        self.options.prompt_policy = prompt_policy;
+        let shapes = || self.layers.iter().map(|layer| &layer.shape);
+        let (policy, prompt_policy) = (policy.resolved_for(shapes())?, prompt_policy.resolved_for(shapes())?);
+        (self.options.policy, self.options.prompt_policy) = (policy, prompt_policy);
         Ok(())
     }
 

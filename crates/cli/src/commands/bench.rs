@@ -113,12 +113,11 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         announce(&engine, None, global);
         let routings = arguments.policies().into_iter().map(|policy| {
             let prompt_policy = routing_prompt.policy(&policy);
-            RoutingOptions { policy, prompt_policy, ..base.routing.clone() }
+            let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
+            engine.resolve_routing(&routing, &engine.plan().capacity)
         });
-        let routings: Vec<RoutingOptions> = routings.collect();
-        // All before the first is measured.
-        routings.iter().try_for_each(|routing| engine.check_routing(routing, &engine.plan().capacity))?;
-        for routing in routings {
+        // All are known to fit before the first is measured.
+        for routing in routings.collect::<Result<Vec<_>, _>>()? {
             report::reset_peak_memory();
             let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
             if let Some(ceilings) = &mut ceilings {

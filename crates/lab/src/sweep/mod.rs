@@ -57,7 +57,7 @@ pub struct SweepOptions {
 /// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
 ///
 /// # Errors
-/// A cell does not fit the model, the folder holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
+/// The model has no experts, a cell does not fit it, the folder holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
 /// the work; what was finished is kept.
 pub fn sweep(
     engine: &Arc<Engine>,
@@ -66,9 +66,14 @@ pub fn sweep(
     folder: &Path,
     progress: &mut dyn FnMut(SweepProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<CellSummary>, Error> {
-    let cells = options.grid.cells(engine.plan())?;
+    if engine.plan().experts.is_empty() {
+        return Err(Error::NoExperts);
+    }
+    let mut cells = options.grid.cells(engine.plan())?;
     // All of them before hours of work, not each when its turn comes; those of other shards, too.
-    cells.iter().try_for_each(|cell| engine.check_routing(&cell.routing, &cell.capacities))?;
+    for cell in &mut cells {
+        cell.routing = engine.resolve_routing(&cell.routing, &cell.capacities)?;
+    }
     let store = Store::open(folder, Study::new(engine, text, options))?;
     store.check(&cells)?;
     let cells = options.shard.cut(cells);

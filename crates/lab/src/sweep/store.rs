@@ -6,6 +6,7 @@ use super::{SweepOptions, report};
 use crate::fingerprint::{fingerprint, start_text};
 use crate::{Error, PerplexityReport, TimingModel, files};
 use moce_engine::Engine;
+use moce_engine::routing::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,15 @@ impl Study {
     }
 }
 
+impl Study {
+    /// A policy as it is written, with every default written out for this model.
+    pub(super) fn resolved(&self, routing: &str) -> String {
+        let policy = routing.parse::<Policy>().and_then(|policy| policy.resolved(self.experts, self.experts_per_token));
+        // A file that was meddled with is no reason to stop.
+        policy.map_or_else(|_| routing.to_owned(), |policy| policy.to_string())
+    }
+}
+
 /// The result of a cell, as its file holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -112,7 +122,7 @@ impl Store {
         for result in self.results()? {
             let is_other = |cell: &SweepCell| {
                 let (report, routing) = (&result.report, &cell.routing);
-                let same_routing = report.routing == routing.policy.to_string();
+                let same_routing = self.study.resolved(&report.routing) == routing.policy.to_string();
                 let same_eviction = report.eviction == routing.eviction.to_string();
                 (result.capacity == cell.capacity && report.capacity != cell.capacities)
                     || (result.name == cell.name && !(same_routing && same_eviction))

@@ -101,7 +101,7 @@ fn row(
     let rise = original.map(|original| report.rise_over(original));
     CellSummary {
         name: result.name.clone(),
-        routing: report.routing.clone(),
+        routing: study.resolved(&report.routing),
         eviction: report.eviction.clone(),
         capacity: result.capacity.clone(),
         tokens: report.tokens,

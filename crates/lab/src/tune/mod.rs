@@ -84,7 +84,7 @@ pub fn tune(
     show: &mut dyn FnMut(&Trial<'_>),
 ) -> Result<Profile, Error> {
     if engine.plan().experts.is_empty() {
-        return Err(Error::NothingToTune);
+        return Err(Error::NoExperts);
     }
     // Its lists are as long as one capacity, and others are tried.
     if matches!(options.base.start, Start::Given(_)) {
@@ -240,8 +240,8 @@ impl Workbench<'_> {
             original_miss_rate: original.miss_rate,
             candidates_refused: refused,
         };
-        let Candidate { policy, capacity, .. } = candidate;
-        Profile::new(self.engine, &policy, &self.options.base, capacity, self.options.max_loss, measured)
+        let Candidate { capacity, .. } = candidate;
+        Profile::new(self.engine, report.routing.clone(), &self.options.base, capacity, self.options.max_loss, measured)
     }
 }
 

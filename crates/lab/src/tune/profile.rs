@@ -64,7 +64,7 @@ fn default_touch() -> String {
 impl Profile {
     pub(super) fn new(
         engine: &Engine,
-        policy: &Policy,
+        routing: String,
         base: &RoutingOptions,
         capacity: Vec<usize>,
         max_loss: f64,
@@ -74,7 +74,7 @@ impl Profile {
             version: VERSION,
             model: engine.identity(),
             model_name: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            routing: policy.to_string(),
+            routing,
             eviction: base.eviction.to_string(),
             touch: base.touch.to_string(),
             capacity,

@@ -15,9 +15,9 @@ mod swap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Error;
 use crate::ranking::Ranked;
 use crate::spec::Spec;
+use crate::{Error, LayerShape};
 
 pub use cache_prior::{CachePrior, Lambda};
 pub use cumulative::Cumulative;
@@ -96,13 +96,21 @@ impl Policy {
         Ok(self.rule().resolved(experts, experts_per_token))
     }
 
-    /// Checks a parameter that is a list of one value per MoE layer.
-    pub(crate) fn validate_layer_count(&self, layers: usize) -> Result<(), Error> {
-        match self.rule().lambda_count() {
-            Some(given) if given != layers => {
-                Err(Error::LayerCount { what: "cache-prior: lambda", given, expected: layers })
-            }
-            _ => Ok(()),
+    /// Checks the policy for all layers of a model, and writes out the defaults where they are the same in all of them.
+    pub(crate) fn resolved_for<'s>(
+        &self,
+        shapes: impl ExactSizeIterator<Item = &'s LayerShape>,
+    ) -> Result<Self, Error> {
+        let layers = shapes.len();
+        if let Some(given) = self.rule().lambda_count().filter(|&given| given != layers) {
+            return Err(Error::LayerCount { what: "cache-prior: lambda", given, expected: layers });
+        }
+        let resolved = shapes.map(|shape| self.resolved(shape.experts, shape.experts_per_token));
+        let mut resolved = resolved.collect::<Result<Vec<_>, _>>()?;
+        resolved.dedup();
+        match resolved.len() {
+            1 => Ok(resolved.swap_remove(0)),
+            _ => Ok(self.clone()),
         }
     }
 
