@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
 use moce_engine::routing::{Counts, Phase, Policy, RoutingOptions};
-use moce_engine::{Budget, Capacity, CpuOptions, Engine, EngineOptions, Session};
+use moce_engine::{
+    Backend, Budget, Capacity, CpuOptions, Engine, EngineOptions, Faults, FlashOptions, Prefetch, Session,
+};
 use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const POLICIES: [&str; 8] = [
     "cache-prior:lambda=0.1",
@@ -77,6 +79,54 @@ fn every_policy_gives_the_same_bits_however_tokens_come_and_wherever_experts_are
         }
         assert!(!seen.contains(&expected.0), "{policy} computes what another policy does");
         seen.push(expected.0);
+    }
+}
+
+/// Nothing about time shows: how many threads compute, who reads, what is guessed ahead, and reads that come back late and in pieces.
+#[test]
+fn neither_threads_nor_the_device_nor_late_reads_change_a_lossy_run() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let cases = [
+        ("cache-prior:lambda=0.5,j=1", "lru"),
+        ("max-rank", "lfu:memory=64"),
+        ("cumulative:p=0.9,j=1", "s3fifo"),
+        ("drop-cold:j=1", "score:memory=16"),
+    ];
+    for (policy, eviction) in cases {
+        let run = |threads, memory, backend, prefetch, late| {
+            let faults = Faults { short: late, delays: late, ..Faults::default() };
+            let options = EngineOptions {
+                cpu: CpuOptions { threads: Some(threads), ..CpuOptions::default() },
+                memory,
+                capacity: Some(Capacity::Experts(6)),
+                routing: RoutingOptions { eviction: eviction.parse().unwrap(), ..routing(policy) },
+                prefetch,
+                flash: FlashOptions {
+                    backend,
+                    depth: Some(8),
+                    faults: Some(Arc::new(Mutex::new(faults))),
+                    ..FlashOptions::default()
+                },
+                logit_rows: 8,
+                ..EngineOptions::default()
+            };
+            let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+            assert_eq!(engine.plan().streams(), memory == Budget::Auto);
+            outcome(Session::new(&engine).unwrap(), &model.tokens, false)
+        };
+        let expected = run(1, Budget::All, Backend::Pread, Prefetch::Off, 0.0);
+        assert!(expected.1.changed > 0, "{policy} changed nothing: {:?}", expected.1);
+        for (threads, backend, prefetch, late) in [
+            (1, Backend::Pread, Prefetch::Off, 0.4),
+            (2, Backend::Auto, Prefetch::NextLayer, 0.0),
+            (3, Backend::Auto, Prefetch::Speculate, 0.4),
+            (2, Backend::Pread, Prefetch::Speculate, 0.2),
+        ] {
+            assert!(
+                run(threads, Budget::Auto, backend, prefetch, late) == expected,
+                "{policy}, {eviction}: {threads} threads, {backend}, {prefetch:?}, {late} late"
+            );
+        }
     }
 }
 
