@@ -62,15 +62,20 @@ pub(crate) fn stderr_is_interactive() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// A progress bar over bytes on a terminal, else nothing.
-pub(crate) fn bytes_bar(all: u64, quiet: bool) -> ProgressBar {
+/// A progress bar on a terminal, unless it is to be quiet; else nothing. `figures` is what stands behind the bar, in indicatif's notation.
+pub(crate) fn progress_bar(quiet: bool, figures: &str) -> ProgressBar {
     if quiet || !stderr_is_interactive() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(
-        "{wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
-    );
-    ProgressBar::new(all).with_style(style.expect("the template is well formed"))
+    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {figures}  {{eta}} left"));
+    ProgressBar::no_length().with_style(style.expect("the template is well formed"))
+}
+
+/// A progress bar over bytes.
+pub(crate) fn bytes_bar(all: u64, quiet: bool) -> ProgressBar {
+    let bar = progress_bar(quiet, "{binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}");
+    bar.set_length(all);
+    bar
 }
 
 fn colours() -> bool {

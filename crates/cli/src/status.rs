@@ -4,7 +4,7 @@
 //! the status is a line on standard error.
 
 use crate::report;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use moce_engine::PhaseReport;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -79,10 +79,7 @@ pub(crate) struct PromptProgress(ProgressBar);
 impl PromptProgress {
     /// Shows something only if it is `wanted` and standard error is a terminal.
     pub(crate) fn new(wanted: bool) -> PromptProgress {
-        let shown = wanted && report::stderr_is_interactive();
-        let bar = if shown { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens of the prompt  {eta} left");
-        PromptProgress(bar.with_style(style.expect("the template is well formed")))
+        PromptProgress(report::progress_bar(!wanted, "{pos}/{len} tokens of the prompt"))
     }
 
     /// So many of the prompt's tokens are left.

@@ -64,6 +64,9 @@ pub struct PerplexityReport {
     pub lifetime_mean: f64,
     /// Standard deviation of that.
     pub lifetime_std: f64,
+    /// Stays among them that had not ended where the text or its cache did; unknown in results of earlier versions.
+    #[serde(default)]
+    pub lifetimes_still_cached: Option<u64>,
     /// The routing policy, with all parameters.
     pub routing: String,
     /// The policy that a replayed record was made under; its choices ran, not `routing`'s. Whoever replays sets it.
@@ -225,6 +228,7 @@ fn routing_report(session: &Session) -> PerplexityReport {
         misses_per_token: if tokens == 0 { 0.0 } else { total.misses as f64 / tokens as f64 },
         lifetime_mean: lifetimes.mean(),
         lifetime_std: lifetimes.standard_deviation(),
+        lifetimes_still_cached: Some(lifetimes.still_cached),
         routing: routing.options().prompt_policy.to_string(),
         replayed_routing: None,
         eviction: routing.options().eviction.to_string(),

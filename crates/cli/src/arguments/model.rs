@@ -305,7 +305,8 @@ pub(crate) fn parse_start(text: &str) -> Result<Start, String> {
         Ok(start) => Ok(start),
         Err(error) => {
             let error: routing::Error = error;
-            let lists = std::fs::read_to_string(text).map_err(|_| error.to_string())?;
+            let lists =
+                std::fs::read_to_string(text).map_err(|cause| format!("{error}, or a file of ids ({cause})"))?;
             Start::from_lists(&lists).map_err(|error| error.to_string())
         }
     }

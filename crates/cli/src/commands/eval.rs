@@ -8,7 +8,6 @@ use crate::report::usage;
 use crate::{interrupt, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::Session;
 use moce_lab::evaluation::{
     EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, check_baseline, evaluate,
@@ -76,7 +75,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
         None => (None, Vec::new()),
     };
     let outcomes_before = keep_asked(&task, &mut outcomes)?;
-    let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
+    let bar = report::progress_bar(global.quiet, "{pos}/{len} questions  {msg}");
     bar.set_length(task.questions() as u64);
     bar.set_position(outcomes.len() as u64);
     let mut correct = outcomes.iter().filter(|outcome| outcome.correct).count();
@@ -153,11 +152,6 @@ fn keep_asked(task: &Task, outcomes: &mut Vec<Outcome>) -> anyhow::Result<HashSe
     }
     *outcomes = kept;
     Ok(asked)
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} questions  {msg}  {eta} left");
-    ProgressBar::no_length().with_style(style.expect("the template is well formed"))
 }
 
 fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {

@@ -6,7 +6,6 @@ use crate::arguments::{
 };
 use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::Session;
 use moce_lab::statistics::Interval;
 use moce_lab::{DivergenceReport, PerplexityReport, perplexity_in};
@@ -39,7 +38,7 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
         options.capacity.get_or_insert(STUDY_CAPACITY);
         arguments.scoring.prepare(options);
     })?;
-    let bar = if global.quiet || !report::stderr_is_interactive() { ProgressBar::hidden() } else { progress_bar() };
+    let bar = report::progress_bar(global.quiet, "{pos}/{len} tokens  {msg}");
     interrupt::listen();
     let mut session = Session::new(&engine)?;
     let replayed = arguments.recording.attach(replay, &mut session, global.quiet)?;
@@ -54,11 +53,6 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     arguments.recording.finish(&mut session)?;
     print(&report, global.json)?;
     Ok(())
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens  {msg}  {eta} left");
-    ProgressBar::no_length().with_style(style.expect("the template is well formed"))
 }
 
 fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
@@ -87,7 +81,11 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
         least.unwrap_or(&0),
         most.unwrap_or(&0),
     )?;
-    writeln!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
+    write!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
+    match report.lifetimes_still_cached {
+        Some(stays) if stays > 0 => writeln!(output, " ({stays} stays had not ended)")?,
+        _ => writeln!(output)?,
+    }
     let routing = match &report.replayed_routing {
         Some(replayed) => format!("as recorded ({replayed})"),
         None => report.routing.clone(),

@@ -7,6 +7,7 @@ use crate::arguments::{
 };
 use crate::report::usage;
 use crate::{report, size};
+use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
 use moce_engine::routing::{EvictionSpec, Policy, Start, TouchOrder};
 use moce_lab::{
@@ -79,14 +80,15 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         flash_latency_us: arguments.flash_latency_us,
         compute_ms: arguments.compute_ms,
     });
+    let named = || arguments.trace.display().to_string();
     let report = match arguments.scope {
         Scope::Layer => {
             let options = layer_options(arguments, timing)?;
-            simulate(open_trace(&arguments.trace)?, &options)?
+            simulate(open_trace(&arguments.trace)?, &options).with_context(named)?
         }
         Scope::Global => {
             let options = global_options(arguments, timing)?;
-            simulate_global(open_trace(&arguments.trace)?, &options)?
+            simulate_global(open_trace(&arguments.trace)?, &options).with_context(named)?
         }
     };
     if !global.quiet && report.busy_seconds > 0.0 {

@@ -8,7 +8,6 @@ use crate::arguments::{
 };
 use crate::{interrupt, model_path, report, size};
 use clap::{Args, Subcommand, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
 use moce_engine::{Budget, Engine};
 use moce_lab::{CellSummary, Shard, SweepGrid, SweepOptions, TimingModel, merge, sweep};
 use std::io::Write;
@@ -114,9 +113,7 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
         timing: arguments.timing.timing(),
     };
     interrupt::listen();
-    let show = !global.quiet && report::stderr_is_interactive();
-    let bar = if show { ProgressBar::no_length() } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{wide_bar} {msg}  {eta} left")?);
+    let bar = report::progress_bar(global.quiet, "{msg}");
     let rows = sweep(&engine, &text, &options, output, &mut |at| {
         bar.set_length((at.cells * at.tokens) as u64);
         bar.set_position((at.number * at.tokens + at.scored) as u64);

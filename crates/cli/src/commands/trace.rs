@@ -7,7 +7,6 @@ use crate::arguments::{
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueHint};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
@@ -179,11 +178,8 @@ fn record_windows(arguments: &Record, session: &mut Session, text: &str, global:
     if tokens.is_empty() {
         bail!("the text is empty");
     }
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} tokens  {eta} left");
-    let bar = ProgressBar::new(tokens.len() as u64).with_style(style.expect("the template is well formed"));
-    if global.quiet || !report::stderr_is_interactive() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
+    let bar = report::progress_bar(global.quiet, "{pos}/{len} tokens");
+    bar.set_length(tokens.len() as u64);
     record_text(session, &tokens, arguments.window, &mut |done, _| {
         bar.set_position(done as u64);
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -1,8 +1,12 @@
-//! The results of a sweep as Parquet: the columns of `results.json`, the interval as two.
+//! The results of a sweep as Parquet: the columns of `results.json`, intervals as two each.
 
 use super::CellSummary;
 use crate::Error;
 use crate::parquet::{Column, Table};
+use crate::statistics::Interval;
+
+const LOW: fn(Interval) -> f64 = |interval| interval.low;
+const HIGH: fn(Interval) -> f64 = |interval| interval.high;
 
 /// A Parquet file with a row for each cell.
 pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
@@ -17,10 +21,14 @@ pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
         ("tokens", integer(|row| row.tokens as i64)),
         ("perplexity", number(|row| Some(row.perplexity))),
         ("perplexity_rise", number(|row| row.perplexity_rise)),
-        ("perplexity_rise_low", number(|row| row.perplexity_rise_interval.map(|interval| interval.low))),
-        ("perplexity_rise_high", number(|row| row.perplexity_rise_interval.map(|interval| interval.high))),
+        ("perplexity_rise_low", number(|row| row.perplexity_rise_interval.map(LOW))),
+        ("perplexity_rise_high", number(|row| row.perplexity_rise_interval.map(HIGH))),
         ("kl_mean", number(|row| row.kl_mean)),
+        ("kl_low", number(|row| row.kl_interval.map(LOW))),
+        ("kl_high", number(|row| row.kl_interval.map(HIGH))),
         ("top1_agreement", number(|row| row.top1_agreement)),
+        ("top1_agreement_low", number(|row| row.top1_agreement_interval.map(LOW))),
+        ("top1_agreement_high", number(|row| row.top1_agreement_interval.map(HIGH))),
         ("miss_rate", number(|row| Some(row.miss_rate))),
         ("misses_per_token", number(|row| Some(row.misses_per_token))),
         ("logical_bytes_per_token", number(|row| Some(row.logical_bytes_per_token))),
@@ -41,7 +49,6 @@ pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Interval;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
     use serde_json::Value;
@@ -57,8 +64,10 @@ mod tests {
             perplexity: 20.5,
             perplexity_rise: Some(0.01),
             perplexity_rise_interval: Some(Interval { low: 0.005, high: 0.015 }),
-            kl_mean: None,
+            kl_mean: Some(0.02),
+            kl_interval: Some(Interval { low: 0.01, high: 0.03 }),
             top1_agreement: None,
+            top1_agreement_interval: None,
             miss_rate: 0.25,
             misses_per_token: 30.0,
             logical_bytes_per_token: 1e6,
@@ -69,9 +78,11 @@ mod tests {
         };
         let mut expected = serde_json::to_value(&row).unwrap();
         let fields = expected.as_object_mut().unwrap();
-        let interval = fields.remove("perplexity_rise_interval").unwrap();
-        fields.insert("perplexity_rise_low".to_owned(), interval["low"].clone());
-        fields.insert("perplexity_rise_high".to_owned(), interval["high"].clone());
+        for name in ["perplexity_rise", "kl", "top1_agreement"] {
+            let interval = fields.remove(&format!("{name}_interval")).unwrap();
+            fields.insert(format!("{name}_low"), interval["low"].clone());
+            fields.insert(format!("{name}_high"), interval["high"].clone());
+        }
         let file = SerializedFileReader::new(bytes::Bytes::from(table(&[row]).unwrap())).unwrap();
         let row = file.get_row_iter(None).unwrap().next().unwrap().unwrap();
         let value = |field: &Field| match field {

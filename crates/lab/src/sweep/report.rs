@@ -12,7 +12,10 @@ div.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-nu
 th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.front td { font-weight: 600 }
 svg { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { color: #555; font-size: 0.85rem }
-@media print { body { font-size: 10pt; max-width: none } figure, table { break-inside: avoid } }";
+@media print {
+  body { font-size: 10pt; max-width: none; padding: 0 } figure, tr { break-inside: avoid }
+  div.wide { overflow: visible } table { font-size: 7.5pt } th, td { white-space: normal; padding: 0.1rem 0.3rem }
+}";
 
 /// Names and contents of the files: `report.html` and an SVG for each plot.
 pub(super) fn files(study: &Study, results: &[CellResult], rows: &[CellSummary]) -> Vec<(String, String)> {
@@ -92,31 +95,31 @@ impl Report {
         self.plot(&format!("layers-{file}.svg"), heat, "Misses by layer; white: none, dark: all.");
     }
 
+    /// A row for each cell, with the columns that any of them has.
     fn table(&mut self, rows: &[&CellSummary]) {
-        self.write(
-            "<div class=\"wide\"><table><tr><th>routing</th><th>perplexity</th><th>rise</th><th>KL</th><th>same top token</th><th>misses</th><th>a token</th>\
-             <th>bytes a token</th><th>changed</th><th>lifetime</th><th>tokens/s</th></tr>",
-        );
+        type Shown = fn(&CellSummary) -> String;
+        let columns: [(&str, Shown); 11] = [
+            ("routing", |row| escape(&row.routing)),
+            ("perplexity", |row| format!("{:.3}", row.perplexity)),
+            ("rise", CellSummary::rise_text),
+            ("KL", |row| row.kl_mean.map_or(String::new(), |kl| format!("{kl:.4}"))),
+            ("same top token", |row| row.top1_agreement.map_or(String::new(), percent)),
+            ("misses", |row| percent(row.miss_rate)),
+            ("a token", |row| format!("{:.1}", row.misses_per_token)),
+            ("bytes a token", |row| format!("{:.2} MB", row.logical_bytes_per_token / 1e6)),
+            ("changed", |row| percent(row.changed_share)),
+            ("lifetime", |row| format!("{:.1}", row.lifetime_mean)),
+            ("tokens/s", |row| row.tokens_per_second.map_or(String::new(), |speed| format!("{speed:.1}"))),
+        ];
+        let is_used = |(_, shown): &&(&str, Shown)| rows.iter().any(|row| !shown(row).is_empty());
+        let columns: Vec<&(&str, Shown)> = columns.iter().filter(is_used).collect();
+        self.write("<div class=\"wide\"><table><tr>");
+        columns.iter().for_each(|(name, _)| self.write(&format!("<th>{name}</th>")));
         for row in rows {
-            let class = if row.on_front { " class=\"front\"" } else { "" };
-            let rise = row.rise_text();
-            let kl = row.kl_mean.map_or(String::new(), |kl| format!("{kl:.4}"));
-            let agreement = row.top1_agreement.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share));
-            let speed = row.tokens_per_second.map_or(String::new(), |speed| format!("{speed:.1}"));
-            let _ = write!(
-                self.html,
-                "<tr{class}><td>{}</td><td>{:.3}</td><td>{rise}</td><td>{kl}</td><td>{agreement}</td><td>{:.1} %</td><td>{:.1}</td><td>{:.2} MB</td>\
-                 <td>{:.1} %</td><td>{:.1}</td><td>{speed}</td></tr>",
-                escape(&row.routing),
-                row.perplexity,
-                100.0 * row.miss_rate,
-                row.misses_per_token,
-                row.logical_bytes_per_token / 1e6,
-                100.0 * row.changed_share,
-                row.lifetime_mean,
-            );
+            self.write(if row.on_front { "</tr><tr class=\"front\">" } else { "</tr><tr>" });
+            columns.iter().for_each(|(_, shown)| self.write(&format!("<td>{}</td>", shown(row))));
         }
-        self.write("</table></div>");
+        self.write("</tr></table></div>");
     }
 
     fn plot(&mut self, file: &str, svg: Option<String>, caption: &str) {
@@ -129,6 +132,10 @@ impl Report {
 fn file_name(capacity: &str, eviction: &str) -> String {
     let character = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     format!("{capacity}-{eviction}").chars().map(character).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
 }
 
 fn escape(text: &str) -> String {

@@ -28,8 +28,12 @@ pub struct CellSummary {
     pub perplexity_rise_interval: Option<Interval>,
     /// Mean of D(original ‖ policy), in nats a token, where original routing ran along.
     pub kl_mean: Option<f64>,
+    /// The 95 % interval of that, by bootstrap over windows.
+    pub kl_interval: Option<Interval>,
     /// Share of the tokens where both find the same token likeliest, likewise.
     pub top1_agreement: Option<f64>,
+    /// Its interval.
+    pub top1_agreement_interval: Option<Interval>,
     /// Misses, as a share of tokens · layers · K.
     pub miss_rate: f64,
     /// Misses of all layers, a token.
@@ -98,6 +102,7 @@ fn row(
     let bytes = logical_bytes_per_token(study, report);
     // A file that was meddled with is no reason to stop.
     let original = original.filter(|original| original.window_nll.len() == report.window_nll.len());
+    let divergence = report.divergence.as_ref();
     let rise = original.map(|original| report.rise_over(original));
     CellSummary {
         name: result.name.clone(),
@@ -108,8 +113,10 @@ fn row(
         perplexity: report.perplexity,
         perplexity_rise: rise.as_ref().map(PerplexityRise::rise),
         perplexity_rise_interval: rise.as_ref().and_then(PerplexityRise::interval),
-        kl_mean: report.divergence.as_ref().map(|divergence| divergence.kl_mean),
-        top1_agreement: report.divergence.as_ref().map(|divergence| divergence.top1_agreement),
+        kl_mean: divergence.map(|divergence| divergence.kl_mean),
+        kl_interval: divergence.and_then(|divergence| divergence.kl_interval),
+        top1_agreement: divergence.map(|divergence| divergence.top1_agreement),
+        top1_agreement_interval: divergence.and_then(|divergence| divergence.top1_agreement_interval),
         miss_rate: report.miss_rate,
         misses_per_token: report.misses_per_token,
         logical_bytes_per_token: bytes,
