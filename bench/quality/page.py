@@ -62,6 +62,7 @@ def bound_at_half(found, facts):
 
 def main_part(found, facts):
     rows = found["main"]
+    experts = facts["experts"]["count"]
     alone = by_routing(rows)["prune:k=0"]
     tuned, tune = found["tuned"], found["tune"]
     shown = [row for row in rows if row is not alone]
@@ -69,28 +70,46 @@ def main_part(found, facts):
     text = f"""## Routing policies
 
 WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 (the last token of the one before as
-context), half of the experts cached ({facts['experts']['count'] // 2} of {facts['experts']['count']}), LRU, the policy on every token;
+context), half of the experts cached ({experts // 2} of {experts}), LRU, the policy on every token;
 caches start empty in each window. Intervals by paired bootstrap over windows.
 
 {policies(shown, bound=bound_at_half(found, facts))}
 
 ![Misses by layer, policy by policy](images/layers.svg)
 
-`moce tune --max-loss 1%` on WikiText-2 valid chose `{tuned['routing']}` ({tune['measured']['candidates_refused']} stronger ones were refused on its second
-half). On the test text: misses {percent(tuned['miss_rate'], 2)} against {percent(original(rows)['miss_rate'], 2)}, perplexity
+`moce tune --max-loss 1%` on WikiText-2 valid chose {chosen(tuned)} ({tune['measured']['candidates_refused']} stronger ones were refused on its second
+half; λ that falls or rises evenly with depth and capacities by layer were among the candidates). On the test text: misses {percent(tuned['miss_rate'], 2)} against {percent(original(rows)['miss_rate'], 2)}, perplexity
 {percent(tuned['perplexity_rise'], 2, True)} ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f}), KL {tuned['kl_mean']:.4f} nats a token, the same likeliest
 token in {percent(tuned['top1_agreement'])} of the cases."""
+    if found["three-quarters"]:
+        text += f"""
+
+With three quarters cached ({3 * experts // 4} of {experts}), on the same text:
+
+{policies(found["three-quarters"])}"""
     return text
+
+
+def chosen(tuned):
+    """The tuned policy, and its capacities where they differ by layer."""
+    least, most = min(tuned["capacity"]), max(tuned["capacity"])
+    return f"`{tuned['routing']}`" + ("" if least == most else f" with {least} to {most} experts cached by layer")
 
 
 def divergence_part(found, facts):
     rows = [row for row in found["divergence"] if row["kl_mean"] is not None]
-    body = [(row["routing"], f"{row['kl_mean']:.4f}", percent(row["top1_agreement"]), rise(row)) for row in rows]
+    body = [
+        (
+            row["routing"], f"{row['kl_mean']:.4f} ({row['kl_interval']['low']:.4f} to {row['kl_interval']['high']:.4f})",
+            f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row),
+        )
+        for row in rows
+    ]  # fmt: skip
     return f"""## How far the policies move what the model expects
 
 D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens.
 
-{table(["routing", "KL, nats a token", "same likeliest token", "rise of perplexity"], body)}"""
+{table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)"], body)}"""
 
 
 def pareto_part(found, facts):

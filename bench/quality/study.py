@@ -158,6 +158,11 @@ def quality(study):
     return found
 
 
+def three_quarters(study):
+    """The paper's other setting, on the whole text too."""
+    return study.sweep("three-quarters", "fast", limit=study.arguments.quoted, capacity="75%")
+
+
 def saved_start(study):
     """What is cached after the validation text's beginning, as a file for --start: a line a layer, least recent first."""
     path = study.folder / "saved.start"
@@ -263,7 +268,7 @@ def main():
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
     parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
-    parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, tasks")
+    parser.add_argument("--without", default="", help="parts to leave out, with commas: three-quarters, evictions, tasks")
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
@@ -275,6 +280,7 @@ def main():
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
+    found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
     found["evictions"] = None if "evictions" in left_out else evictions(study, found["main"][0]["tokens"])
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     found["speed"] = speed(study) if arguments.shape else None

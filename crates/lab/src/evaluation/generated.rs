@@ -71,6 +71,19 @@ mod tests {
         (strict, flexible)
     }
 
+    /// What lm-evaluation-harness says of made-up answers (fixtures/evaluation).
+    #[test]
+    fn answers_are_judged_as_the_harness_judges_them() {
+        let fixture = include_str!("../../../../fixtures/evaluation/harness.json");
+        let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+        let rows = fixture["judged"].as_array().unwrap();
+        assert!(rows.iter().any(|row| row["strict"] != row["flexible"]));
+        for row in rows {
+            let found = judged(row["text"].as_str().unwrap(), row["worked"].as_str().unwrap());
+            assert_eq!(found, (row["strict"] == true, row["flexible"] == true), "{row}");
+        }
+    }
+
     #[test]
     fn strict_takes_the_first_number_after_the_mark_flexible_the_last_anywhere() {
         assert_eq!(judged(" 3 + 4 = 7\n#### 7", "2 + 5\n#### 7"), (true, true));
