@@ -87,6 +87,14 @@ pub(crate) fn dim(text: &str) -> String {
     if colours() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
 }
 
+/// Experts by layer for people: `30`, or `28 to 31` where layers differ.
+pub(crate) fn capacity(by_layer: &[usize]) -> String {
+    match (by_layer.iter().min(), by_layer.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (least, _) => least.unwrap_or(&0).to_string(),
+    }
+}
+
 /// A size for people: `1.5 GiB`, `312 MiB`, `31104 B`.
 pub(crate) fn size(bytes: u64) -> String {
     const MIB: f64 = 1024.0 * 1024.0;

@@ -101,14 +101,6 @@ fn start_line(engine: &Engine) -> String {
 /// How many experts stay in memory, and how the others are read.
 fn streaming(engine: &Engine) -> String {
     let plan = engine.plan();
-    let (least, most) = (plan.resident.iter().min(), plan.resident.iter().max());
     let experts = plan.experts.iter().max().copied().unwrap_or(0);
-    match (least, most) {
-        (Some(least), Some(most)) if least != most => {
-            format!("streaming: {least} to {most} of {experts} experts cached a layer, {}", engine.flash())
-        }
-        (_, most) => {
-            format!("streaming: {} of {experts} experts cached a layer, {}", most.unwrap_or(&0), engine.flash())
-        }
-    }
+    format!("streaming: {} of {experts} experts cached a layer, {}", report::capacity(&plan.resident), engine.flash())
 }

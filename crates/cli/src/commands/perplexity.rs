@@ -71,15 +71,13 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
     if report.per_layer.is_empty() {
         return Ok(());
     }
-    let (least, most) = (report.capacity.iter().min(), report.capacity.iter().max());
     writeln!(
         output,
-        "misses                {:.2} % of the choices, {:.2} a token  ({}, {} to {} experts cached a layer)",
+        "misses                {:.2} % of the choices, {:.2} a token  ({}, {} experts cached a layer)",
         100.0 * report.miss_rate,
         report.misses_per_token,
         report.eviction,
-        least.unwrap_or(&0),
-        most.unwrap_or(&0),
+        report::capacity(&report.capacity),
     )?;
     write!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
     match report.lifetimes_still_cached {

@@ -170,7 +170,7 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
     let eviction_width = width(|cell| cell.eviction.len(), "eviction".len());
     write!(
         output,
-        "{:routing_width$}  {:eviction_width$}  {:>12}  {:>7}  {:>7}  {:>12}  {:>11}",
+        "{:routing_width$}  {:eviction_width$}  {:>16}  {:>7}  {:>7}  {:>12}  {:>11}",
         "routing", "eviction", "cached", "hits %", "miss %", "misses/token", "bytes/token"
     )?;
     if both {
@@ -182,7 +182,7 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
         let SimulatedPhase { hit_rate, miss_rate, misses_per_token, bytes_per_token, .. } = cell.total;
         write!(
             output,
-            "{:routing_width$}  {:eviction_width$}  {:>12}  {:>7.2}  {:>7.2}  {:>12.3}  {:>11}",
+            "{:routing_width$}  {:eviction_width$}  {:>16}  {:>7.2}  {:>7.2}  {:>12.3}  {:>11}",
             cell.routing,
             cell.eviction,
             cached(cell),
@@ -209,9 +209,8 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
 
 /// The capacity, in experts a layer or in bytes.
 fn cached(cell: &SimulatedCell) -> String {
-    match (cell.capacity.iter().min(), cell.capacity.iter().max()) {
-        (Some(least), Some(most)) if least == most => format!("{least} a layer"),
-        (Some(least), Some(most)) => format!("{least} to {most}"),
-        _ => report::size(cell.capacity_bytes),
+    match cell.capacity.is_empty() {
+        true => report::size(cell.capacity_bytes),
+        false => format!("{} a layer", report::capacity(&cell.capacity)),
     }
 }
