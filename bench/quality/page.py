@@ -1,8 +1,25 @@
 """The page of a study: tables from results, and the sentences that follow from them."""
 
+import math
+import statistics
+
+# Tokens of a window, and of a long one.
+WINDOW, LONG_WINDOW = 1024, 4096
+
+# As the paper's tables are ordered; drop-cold is not in it.
+FAMILIES = ["original", "prune", "max-rank", "cumulative", "cache-prior", "drop-cold"]
+FAST = "cache-prior:lambda=0.2,j=2"
+NAMES = {"cache-prior:lambda=0.1,j=2": "`balanced`", FAST: "`fast`"}
+NO_EXPERTS = "prune:k=0"
+
 
 def percent(share, digits=1, sign=False):
     return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
+
+
+def span(interval, digits=2, scale=100, sign=False):
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{scale * interval['low']:{form}} to {scale * interval['high']:{form}}"
 
 
 def table(names, rows):
@@ -18,39 +35,92 @@ def original(rows):
     return next(row for row in rows if row["routing"] == "original")
 
 
+def fast(rows):
+    return next(row for row in rows if row["routing"] == FAST)
+
+
+def label(routing):
+    return f"{routing} ({NAMES[routing]})" if routing in NAMES else routing
+
+
 def rise(row):
     if row["routing"] == "original":
-        return ""
+        return "—"
     interval = row.get("perplexity_rise_interval")
     shown = percent(row["perplexity_rise"], 2, sign=True)
-    if interval:
-        shown += f" ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f})"
-    return shown
+    return f"{shown} ({span(interval, sign=True)})" if interval else shown
+
+
+def costs(row):
+    """The price in words, nothing where the interval holds 0."""
+    interval = row["perplexity_rise_interval"]
+    return "costs nothing that this text can show" if interval["low"] <= 0 <= interval["high"] else f"costs {rise(row)}"
 
 
 def fewer(row, base):
     """Share of the misses that are gone."""
-    return "" if row is base else percent(1 - row["miss_rate"] / base["miss_rate"], 0)
+    return "—" if row is base else percent(1 - row["miss_rate"] / base["miss_rate"], 0)
 
 
-def policies(rows, base=None, bound=None):
-    """The usual table of a sweep's rows, and of Belady's bound where there is one."""
+def nats_of_experts(found, tokens):
+    """Nats a token that all routed experts together bring on the first tokens of the test text."""
+    windows = tokens // WINDOW
+    whole, alone = (sum(found["window_nll"][routing][:windows]) for routing in ("original", NO_EXPERTS))
+    return (alone - whole) / (windows * WINDOW)
+
+
+def of_experts(found, row):
+    """What a policy loses in nats a token, as a share of what all routed experts bring on the same text."""
+    if row["routing"] == "original":
+        return "—"
+    return percent(math.log1p(row["perplexity_rise"]) / nats_of_experts(found, row["tokens"]))
+
+
+def policies(found, rows, base=None, bound=None, names=label):
+    """The usual table of rows, and of Belady's bound, behind the first, where there is one."""
     base = base or original(rows)
     body = [
         (
-            row["routing"], f"{row['perplexity']:.3f}", rise(row), percent(row["miss_rate"], 2), fewer(row, base),
-            f"{row['misses_per_token']:.1f}", percent(row["changed_share"]), f"{row['lifetime_mean']:.0f}",
+            names(row["routing"]), f"{row['perplexity']:.3f}", rise(row), of_experts(found, row), percent(row["miss_rate"], 2),
+            fewer(row, base), f"{row['misses_per_token']:.1f}", percent(row["changed_share"]), f"{row['lifetime_mean']:.1f}",
         )
         for row in rows
     ]  # fmt: skip
     if bound:
-        body.append(
+        body.insert(
+            1,
             (
-                "original, Belady's bound", f"{base['perplexity']:.3f}", "", percent(bound["miss_rate"], 2), fewer(bound, base),
-                f"{bound['misses_per_token']:.1f}", "", "",
-            )
+                "original, Belady's bound", f"{base['perplexity']:.3f}", "—", "—", percent(bound["miss_rate"], 2), fewer(bound, base),
+                f"{bound['misses_per_token']:.1f}", "—", "",
+            ),
         )  # fmt: skip
-    return table(["routing", "perplexity", "rise (95 %)", "misses", "misses gone", "a token", "choices changed", "lifetime, tokens"], body)
+    columns = ["routing", "perplexity", "rise (95 %)", "of the experts", "misses", "misses gone", "a token", "choices changed", "lifetime"]
+    return table(columns, body)
+
+
+def ordered(rows):
+    """By family, then from weak to strong."""
+    place = lambda row: (row["routing"] == NO_EXPERTS, FAMILIES.index(row["routing"].partition(":")[0]), -row["miss_rate"])
+    return sorted(rows, key=place)
+
+
+def short_part(found, facts):
+    rows, experts = found["main"], facts["experts"]
+    base, row, alone = original(rows), fast(rows), by_routing(rows)[NO_EXPERTS]
+    choices = experts["per_token"] * experts["layers"]
+    return f"""**In short**, half of the experts cached, the whole test text: `fast` misses {percent(row['miss_rate'])} of the choices instead of {percent(base['miss_rate'])}
+({fewer(row, base)} of the misses are gone) at {rise(row)} perplexity, {of_experts(found, row)} of what the routed experts bring at all. Experts stay
+cached for {row['lifetime_mean']:.0f} tokens instead of {base['lifetime_mean']:.0f}.
+
+**How much the routed experts matter**: without any of them (`{NO_EXPERTS}`) the perplexity is {alone['perplexity']:.2f} instead of {base['perplexity']:.2f},
+{percent(alone['perplexity_rise'], 0, True)}. *Of the experts* in the tables: what a policy loses, in nats a token, as a share of that on the same text.
+
+**How to read the tables.** *Misses*: of the {experts['per_token']} choices of each token and layer the share whose expert was not cached; *a token*: the same out of
+{experts['per_token']} · {experts['layers']} = {choices}. Policies that run fewer experts (prune, drop-cold) are measured by all {choices}, too: part of what they save is that they ask for less.
+*Misses gone*: against original routing with LRU and a cache of the same size. *Choices changed*: the model's own choices that did not run.
+*Lifetime*: tokens from an expert's entry to its eviction, on average; stays that a window's end cuts off count as far as they got. *Rise*: of
+perplexity above original routing on the same windows, in brackets its 95 % interval by paired bootstrap over windows. *J*: the strongest
+choices, which always run. Where a section says "the first tokens", they are easier than the text as a whole: compare within a table."""
 
 
 def bound_at_half(found, facts):
@@ -61,32 +131,40 @@ def bound_at_half(found, facts):
 
 
 def main_part(found, facts):
-    rows = found["main"]
-    experts = facts["experts"]["count"]
-    alone = by_routing(rows)["prune:k=0"]
-    tuned, tune = found["tuned"], found["tune"]
-    shown = [row for row in rows if row is not alone]
-    interval = tuned["perplexity_rise_interval"]
+    experts, tuned, measured = facts["experts"]["count"], found["tuned"], found["tune"]["measured"]
+    own = f"{tuned['routing']} (tuned)"
+    rows = [row for row in found["main"] if row["routing"] != NO_EXPERTS]
+    shown = ordered([*rows, tuned])
+    bound = bound_at_half(found, facts)
+    belady = "\n\nBelady's bound holds for evictions, which leave the choices alone; a policy that changes choices may go below it." if bound else ""
+    high, limit = tuned["perplexity_rise_interval"]["high"], found["tune"]["max_loss"]
+    kept = (
+        "the limit is kept there, interval and all" if high <= limit
+        else "the limit is kept there, but the interval reaches beyond it" if tuned["perplexity_rise"] <= limit
+        else "the limit is not kept there"
+    )  # fmt: skip
     text = f"""## Routing policies
 
-WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of 1,024 (the last token of the one before as
-context), half of the experts cached ({experts // 2} of {experts}), LRU, the policy on every token;
-caches start empty in each window. Intervals by paired bootstrap over windows.
+WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of {WINDOW:,} (the last token of the one before as
+context), half of the experts cached ({experts // 2} of {experts}), LRU, the policy on every token; caches start empty in each window.
 
-{policies(shown, bound=bound_at_half(found, facts))}
+{policies(found, shown, bound=bound, names=lambda routing: own if routing == tuned['routing'] else label(routing))}{belady}
 
 ![Misses by layer, policy by policy](images/layers.svg)
 
-`moce tune --max-loss 1%` on WikiText-2 valid chose {chosen(tuned)} ({tune['measured']['candidates_refused']} stronger ones were refused on its second
-half; λ that falls or rises evenly with depth and capacities by layer were among the candidates). On the test text: misses {percent(tuned['miss_rate'], 2)} against {percent(original(rows)['miss_rate'], 2)}, perplexity
-{percent(tuned['perplexity_rise'], 2, True)} ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f}), KL {tuned['kl_mean']:.4f} nats a token, the same likeliest
-token in {percent(tuned['top1_agreement'])} of the cases."""
+Misses by layer; white: none, dark: all.
+
+`moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (also
+λ that falls or rises evenly with depth and capacities by layer, where λ for all keeps the limit), as many of the second to accept one; {measured['candidates_refused']} with fewer misses were refused.
+It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
+costs {rise(tuned)}: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned['kl_interval'], 4, 1)}), the same likeliest token in
+{percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)})."""
     if found["three-quarters"]:
         text += f"""
 
 With three quarters cached ({3 * experts // 4} of {experts}), on the same text:
 
-{policies(found["three-quarters"])}"""
+{policies(found, ordered(found["three-quarters"]))}"""
     return text
 
 
@@ -96,18 +174,36 @@ def chosen(tuned):
     return f"`{tuned['routing']}`" + ("" if least == most else f" with {least} to {most} experts cached by layer")
 
 
+def paper_part(found, facts):
+    rows = found["main"]
+    base, row = original(rows), fast(rows)
+    body = [
+        ("paper, Qwen1.5-MoE-A2.7B", "35 %", "16 %", "26 → 58", "about +0.5 %"),
+        ("this model", percent(base["miss_rate"]), percent(row["miss_rate"]), f"{base['lifetime_mean']:.0f} → {row['lifetime_mean']:.0f}", rise(row)),
+    ]
+    return f"""## Beside the paper
+
+arXiv 2412.00099 on WikiText-2, half cached, J = 2; here λ = 0.2:
+
+{table(["model", "LRU misses", "cache-prior misses", "lifetime", "perplexity"], body)}
+
+That LRU misses alike is no confirmation: the demo model has that model's shape, and how its routers were seeded was chosen by how often they
+would miss ([training/README.md](../training/README.md)). What leaning saves and costs was not."""
+
+
 def divergence_part(found, facts):
     rows = [row for row in found["divergence"] if row["kl_mean"] is not None]
     body = [
         (
-            row["routing"], f"{row['kl_mean']:.4f} ({row['kl_interval']['low']:.4f} to {row['kl_interval']['high']:.4f})",
+            label(row["routing"]), f"{row['kl_mean']:.4f} ({span(row['kl_interval'], 4, 1)})",
             f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row),
         )
         for row in rows
     ]  # fmt: skip
     return f"""## How far the policies move what the model expects
 
-D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens.
+D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens; 0 where nothing changes. It sees changes that perplexity does not, and
+the two need not order policies alike.
 
 {table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)"], body)}"""
 
@@ -116,120 +212,192 @@ def pareto_part(found, facts):
     rows = [row for row in found["pareto"] if row["on_front"]]
     return f"""## Quality against misses
 
-First {rows[0]['tokens']:,} tokens. Filled points are not beaten by another one: no fewer misses at lower perplexity.
+First {rows[0]['tokens']:,} tokens. Filled: no other point has both fewer misses and lower perplexity. Rises above 10 % are not drawn. Neighbours lie within
+each other's intervals: read the shape, not single points.
 
 ![Rise of perplexity against miss rate](images/pareto.svg)
 
-{policies(rows, original(found['pareto']))}"""
+The filled points:
+
+{policies(found, rows, original(found['pareto']))}"""
 
 
 def capacity_part(found, facts):
-    capacities = list(dict.fromkeys(row["capacity"] for row in found["capacity"]))
-    body = []
-    for capacity in capacities:
-        rows = by_routing(found["capacity"], capacity)
-        base = rows["original"]
-        for row in rows.values():
-            body.append((capacity, row["routing"], percent(row["miss_rate"], 2), fewer(row, base), rise(row), f"{row['lifetime_mean']:.0f}"))
+    rows, experts = found["capacity"], facts["experts"]["count"]
+    at = {(row["capacity"], row["routing"]): row for row in rows}
+    capacities = list(dict.fromkeys(row["capacity"] for row in rows))
+    routings = list(dict.fromkeys(row["routing"] for row in ordered(rows)))
+    cached = [f"{math.floor(float(capacity.rstrip('%')) / 100 * experts)} of {experts}" for capacity in capacities]
+    by_size = lambda show: table(
+        ["routing", *cached],
+        [(label(routing), *(show(at[capacity, routing], at[capacity, "original"]) for capacity in capacities)) for routing in routings],
+    )
+    gone = lambda row, base: percent(row["miss_rate"]) + (f" ({fewer(row, base)})" if row is not base else "")
+    small, large = (fast([row for row in rows if row["capacity"] == capacity]) for capacity in (capacities[0], capacities[-1]))
+    saved = lambda row: fewer(row, at[row["capacity"], "original"])
     return f"""## Cache sizes
 
-First {found['capacity'][0]['tokens']:,} tokens.
+First {rows[0]['tokens']:,} tokens. Misses (of them gone):
 
-{table(["cached", "routing", "misses", "misses gone", "rise (95 %)", "lifetime, tokens"], body)}"""
+{by_size(gone)}
+
+Rise of perplexity (95 %):
+
+{by_size(lambda row, base: rise(row))}
+
+Lifetime in tokens:
+
+{by_size(lambda row, base: f"{row['lifetime_mean']:.1f}")}
+
+`fast` takes away {saved(small)} of the misses of the smallest cache and {saved(large)} of those of the largest, and {costs(small)} in the one, {costs(large)} in the
+other."""
 
 
 def protected_part(found, facts):
+    rows, k = found["protected"], facts["experts"]["per_token"]
+    base = original(rows)
+    by_j = {int(row["routing"].rsplit("j=", 1)[1]): row for row in rows if row is not base}
+    last = by_j[k]
+    same = last["perplexity"] == base["perplexity"] and last["miss_rate"] == base["miss_rate"]
+    lines = [f"J = {j} saves {fewer(by_j[j], base)} of the misses and {costs(by_j[j])}" for j in range(k)]
     return f"""## Protected experts (J)
 
-How many of the model's strongest choices always run, with cache-prior at λ = 0.2; first {found["protected"][0]['tokens']:,} tokens.
+How many of the model's strongest choices always run, with cache-prior at λ = 0.2; first {rows[0]['tokens']:,} tokens.
 
-{policies(found["protected"])}"""
+{policies(found, [base, *(by_j[j] for j in sorted(by_j))])}
+
+{"; ".join(lines)}. J = {k} {"is original routing to the last bit, as it must be" if same else "differs from original routing, which it must not"}."""
 
 
 def evictions_part(found, facts):
     if not found["evictions"]:
         return ""
     cells = found["evictions"]["cells"]
-    shares = ["12.5 %", "25 %", "50 %", "75 %"]
     capacities = sorted({tuple(cell["capacity"]) for cell in cells})
     names = list(dict.fromkeys(cell["eviction"] for cell in cells))
-    rate = {(cell["eviction"], tuple(cell["capacity"])): cell["total"]["miss_rate"] for cell in cells}
-    body = [(name, *(percent(rate[name, capacity], 2) for capacity in capacities)) for name in names]
-    online = [name for name in names if name != "belady"]
-    half = capacities[2]
-    best = min(online, key=lambda name: rate[name, half])
-    lru, bound = rate["lru", half], rate["belady", half]
-    verdict = f"""At half cache the best online eviction here is `{best}`: {percent(rate[best, half], 2)} against LRU's {percent(lru, 2)}; of the misses that
-Belady's bound ({percent(bound, 2)}) would save, it saves {percent((lru - rate[best, half]) / (lru - bound), 0)}."""
+    at = {(cell["eviction"], tuple(cell["capacity"])): cell for cell in cells}
+    rate = lambda name, capacity: at[name, capacity]["total"]["miss_rate"]
+    half = tuple([facts["experts"]["count"] // 2] * facts["experts"]["layers"])
+    lifetime = lambda name: f"{at[name, half]['lifetime_mean']:.1f}" if at[name, half]["lifetime_mean"] else ""
+    body = [(name, *(percent(rate(name, capacity), 2) for capacity in capacities), lifetime(name)) for name in names]
+    lru, bound = rate("lru", half), rate("belady", half)
+    line = lambda name: f"`{name}` {percent(rate(name, half), 2)} ({100 * (lru - rate(name, half)) / (lru - bound):+.0f} % of the way from LRU to the bound)"
+    defaults = ["score:memory=32", "lfu:memory=256", "s3fifo"]
+    best = min((name for name in names if name not in ("belady", "lru")), key=lambda name: rate(name, half))
+    hindsight = "" if best in defaults else f" The best of all settings, picked with hindsight on this very text: {line(best)}."
+    sizes = [f"{capacity[0]} of {facts['experts']['count']}" for capacity in capacities]
     return f"""## Evictions, without changing the text
 
-Original routing, one trace of {cells[0]['total']['tokens']:,} tokens of the test text (`moce trace record`, `moce simulate`); miss rates. Belady knows the
-future and bounds all.
+Original routing, one trace of {cells[0]['total']['tokens']:,} tokens of the test text (`moce trace record`, `moce simulate`); miss rates, and the lifetime in tokens with half
+cached. Belady knows the future and bounds all.
 
-{table(["eviction", *shares], body)}
+{table(["eviction", *sizes, "lifetime"], body)}
 
-{verdict}"""
+At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. With their default memories: {", ".join(map(line, defaults))}.{hindsight}
+That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}."""
 
 
 def ranks_part(found, facts):
     rows = sorted((row for row in found["ranks"] if row["routing"] != "original"), key=lambda row: row["routing"])
-    body = [(index, f"{row['perplexity']:.3f}", rise(row)) for index, row in enumerate(rows, 1)]
+    body = [("none (original)", f"{original(found['ranks'])['perplexity']:.3f}", "—", "—")]
+    body += [(index, f"{row['perplexity']:.3f}", rise(row), of_experts(found, row)) for index, row in enumerate(rows, 1)]
+    nats = [math.log1p(row["perplexity_rise"]) for row in rows]
+    falling = "" if nats == sorted(nats, reverse=True) else ", though not every rank more than the next"
+    dropped = by_routing(found["pareto"])[f"prune:k={facts['experts']['per_token'] - 1}"]
     return f"""## Which choices matter
 
 One of the {facts['experts']['per_token']} choices of every token and layer replaced by an expert that the router did not choose (`swap`); first {rows[0]['tokens']:,} tokens.
 
-{table(["rank replaced", "perplexity", "rise (95 %)"], body)}"""
+{table(["rank replaced", "perplexity", "rise (95 %)", "of the experts"], body)}
+
+In nats a token the strongest choice matters {nats[0] / nats[-1]:.0f} times as much as the weakest{falling}. Replacing the weakest costs {rise(rows[-1])}, leaving it out
+(`{dropped['routing']}`) {rise(dropped)}."""
 
 
 def touch_part(found, facts):
     body, points = [], []
-    for routing, weak in by_routing(found["touch"]).items():
-        strong = by_routing(found["capacity"], "50%")[routing]
-        points.append(f"{100 * (weak['miss_rate'] - strong['miss_rate']):+.2f} (`{routing}`)")
-        body.append((routing, percent(strong["miss_rate"], 2), percent(weak["miss_rate"], 2), rise(strong), rise(weak)))
+    for row in ordered(found["touch"]):
+        routing, strong = row["routing"], by_routing(found["capacity"], "50%")[row["routing"]]
+        points.append(f"{100 * (row['miss_rate'] - strong['miss_rate']):+.2f} (`{routing}`)")
+        body.append((label(routing), percent(strong["miss_rate"], 2), percent(row["miss_rate"], 2), rise(strong), rise(row)))
     return f"""## Touch order
 
 The paper touches a token's experts strongest first, so that the weakest ends most recent; the other way round, on the first {found["touch"][0]['tokens']:,} tokens:
 
-{table(["routing", "misses, strong first", "weak first", "rise, strong first", "weak first"], body)}
+{table(["routing", "misses, strong first", "misses, weak first", "rise, strong first", "rise, weak first"], body)}
 
 Weak first changes misses by {", ".join(points)} points."""
 
 
 def start_part(found, facts):
-    body = []
-    for name, rows in (
-        ("empty", by_routing(found["capacity"], "50%")), ("the first of each layer", by_routing(found["start-first"])),
-        ("drawn by chance", by_routing(found["start-random"])), ("saved after another text", by_routing(found["start-saved"])),
-    ):  # fmt: skip
-        fast = next(row for row in rows.values() if row["routing"].startswith("cache-prior:lambda=0.2"))
-        body.append((name, percent(rows["original"]["miss_rate"], 2), percent(fast["miss_rate"], 2), rise(fast)))
+    empty = by_routing(found["capacity"], "50%").values()
+    starts = {
+        "empty": list(empty), "the experts with the lowest ids": found["start-first"],
+        "drawn by chance": found["start-random"], "saved after the first 4,000 characters of WikiText-2 valid": found["start-saved"],
+    }  # fmt: skip
+    body = [(name, percent(original(rows)["miss_rate"], 2), percent(fast(rows)["miss_rate"], 2), rise(fast(rows))) for name, rows in starts.items()]
+    most = (facts["experts"]["count"] // 2) / (WINDOW * facts["experts"]["per_token"])
+    gain = lambda name: 100 * (original(empty)["miss_rate"] - original(found[name])["miss_rate"])
     return f"""## Start of the cache
 
-What is cached where each window of 1,024 tokens begins; first {found["start-first"][0]['tokens']:,} tokens.
+What is cached where each window of {WINDOW:,} tokens begins; first {found["start-first"][0]['tokens']:,} tokens.
 
-{table(["start", "original: misses", "fast: misses", "fast: rise"], body)}"""
+{table(["start", "original: misses", "fast: misses", "fast: rise (95 %)"], body)}
+
+An empty cache can cost at most one miss for each of its places, {percent(most, 2)} of a window's choices. With original routing a saved cache gives back {gain("start-saved"):.2f}
+points of that, one drawn by chance {gain("start-random"):.2f}."""
+
+
+def behind_the_first(found, routing):
+    """The rise of perplexity behind the first tokens of long windows, with its 95 % interval (normal, over windows). What the first tokens
+    of a long window cost is what a short window costs that begins there."""
+    short, long, each = found["window_nll"], found["long_nll"], LONG_WINDOW // WINDOW
+    parts = zip(long[routing], long["original"], short[routing][::each], short["original"][::each])
+    late = [((all_policy - first_policy) - (whole - first)) / (LONG_WINDOW - WINDOW) for all_policy, whole, first_policy, first in parts]
+    mean, half = statistics.mean(late), 1.96 * statistics.stdev(late) / math.sqrt(len(late))
+    return math.expm1(mean), {"low": math.expm1(mean - half), "high": math.expm1(mean + half)}
 
 
 def long_part(found, facts):
-    short = by_routing(found["capacity"], "50%")
-    body = []
-    for routing, row in by_routing(found["long"]).items():
-        body.append((routing, percent(short[routing]["miss_rate"], 2), percent(row["miss_rate"], 2), rise(short[routing]), rise(row)))
+    if not found["long"]:
+        return ""
+    short, long = by_routing(found["main"]), by_routing(found["long"])
+    body = [
+        (
+            label(routing), percent(short[routing]["miss_rate"], 2), percent(row["miss_rate"], 2), rise(short[routing]), rise(row),
+            f"{short[routing]['lifetime_mean']:.0f}", f"{row['lifetime_mean']:.0f}",
+        )
+        for routing, row in sorted(long.items(), key=lambda item: (item[0] == NO_EXPERTS, item[0] != "original"))
+    ]  # fmt: skip
+    policy = fast(found["long"])
+    late, interval = behind_the_first(found, FAST)
+    first = short[FAST]
+    drift = "no drift shows" if interval["low"] <= first["perplexity_rise"] else "there is drift"
     return f"""## Long texts
 
-Windows of 4,096 tokens instead of 1,024: the cache lives on, and so would any drift; first {found["long"][0]['tokens']:,} tokens.
+Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. The whole text, {policy['tokens']:,} tokens; the model was distilled on
+sequences of 512.
 
-{table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096"], body)}"""
+{table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096", "lifetime, 1,024", "lifetime, 4,096"], body)}
 
-
-def span(interval, digits=2):
-    return f"{100 * interval['low']:.{digits}f} to {100 * interval['high']:.{digits}f}"
+Behind the first {WINDOW:,} tokens of the long windows `fast` costs {percent(late, 2, True)} ({span(interval, sign=True)}), in short windows {percent(first['perplexity_rise'], 2, True)}: {drift}."""
 
 
 def difference(comparison):
     interval = comparison["accuracy_difference_interval"]
-    return f"{100 * comparison['accuracy_difference']:+.2f} ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f})"
+    return f"{100 * comparison['accuracy_difference']:+.2f} ({span(interval, sign=True)})"
+
+
+def probability(p):
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def letters(found):
+    """How MMLU's answers are spread over the letters: by the key, and by the model."""
+    right, choice = ([100 * share for share in found["mmlu-letters"][name]] for name in ("right", "choice"))
+    best = max(range(len(right)), key=right.__getitem__)
+    spread = ", ".join(f"{letter} {share:.0f} %" for letter, share in zip("ABCD", choice))
+    return best, right[best], spread
 
 
 def tasks_part(found, facts):
@@ -237,26 +405,29 @@ def tasks_part(found, facts):
         return ""
     body = []
     for report in found["tasks"].values():
-        comparison = report.get("comparison")
+        comparison, flexible = report.get("comparison"), report.get("flexible_accuracy_interval")
         body.append(
             (
-                report["task"], report["routing"], f"{report['questions']:,}", f"{percent(report['accuracy'], 2)} ({span(report['accuracy_interval'])})",
-                percent(report["flexible_accuracy"], 2) if "flexible_accuracy" in report else "", report["cut_prompts"] or "",
-                percent(report["miss_rate"], 2), difference(comparison) if comparison else "", f"{comparison['mcnemar_p']:.3f}" if comparison else "",
+                report["task"].removesuffix(".jsonl"), label(report["routing"]), f"{report['questions']:,}",
+                f"{percent(report['accuracy'], 2)} ({span(report['accuracy_interval'])})",
+                f"{percent(report['flexible_accuracy'], 2)} ({span(flexible)})" if flexible else "", report["cut_prompts"] or "",
+                percent(report["miss_rate"], 2), difference(comparison) if comparison else "—", probability(comparison["mcnemar_p"]) if comparison else "—",
             )
         )  # fmt: skip
-    chance = found["tasks"]["mmlu-original"]["accuracy_interval"]
-    near = "includes chance: this model knows nothing of it that a policy could lose" if chance["low"] <= 0.25 <= chance["high"] else "is not chance"
-    verdict = f"MMLU with original routing: the interval, {span(chance)} %, {near}."
+    mmlu, gsm8k = found["tasks"]["mmlu-original"], found["tasks"]["gsm8k-original"]
+    letter, best, spread = letters(found)
+    above = "above both" if 100 * mmlu["accuracy_interval"]["low"] > best else "not above them"
     return f"""## Tasks
 
-Prompts and scoring of lm-evaluation-harness. `multiple-choice` and `word-problems-1` to `-3` are generated (one, two and three operations;
-training/exercises/), asked without examples; MMLU and GSM8K with five. Four choices: chance is 25 %. *Right*: by the strict rule; *by the last
-number* where answers are generated. Difference (in points) and McNemar's p compare with original routing question by question; prune:k=0 runs no routed expert.
+Prompts and scoring of lm-evaluation-harness; half of the experts cached, LRU, the policy on prompt tokens too. `multiple-choice` and `word-problems-1` to `-3` are
+generated (one, two and three operations; training/exercises/), asked without examples; MMLU and GSM8K with five. *Right*: by the strict rule; *by the
+last number* where answers are generated. Difference (in points) and McNemar's p compare with original routing question by question.
 
-{table(["task", "routing", "questions", "right (95 %)", "by the last number", "prompts cut", "misses", "difference (95 %)", "McNemar p"], body)}
+{table(["task", "routing", "questions", "right (95 %)", "by the last number (95 %)", "prompts cut", "misses", "difference (95 %)", "McNemar p"], body)}
 
-{verdict}"""
+MMLU: guessing gives 25 %, always answering {"ABCD"[letter]} {best:.1f} %; the model, which answers {spread}, is {above} at {span(mmlu['accuracy_interval'])} %. GSM8K:
+{span(gsm8k['accuracy_interval'])} %. A model of this size knows hardly anything of either, so that there is hardly anything that a policy could lose: equal
+accuracy there proves nothing."""
 
 
 def spread(speed):
@@ -270,46 +441,54 @@ def speed_part(found, facts):
     cells = found["speed"]["cells"]
     body, sentences = [], []
     for cell in cells:
-        chosen = cell["chosen"]
-        capacity, routing = chosen["capacity"], chosen["routing"]
+        pick = cell["chosen"]
+        capacity, routing = pick["capacity"], pick["routing"]
+        memory = f"{cell['chance']['memory_plan_bytes'] / 2**30:.2f}"
         shown = [("by chance, original", cell["chance"]), ("recorded, original", cell["original"]), (f"recorded, `{routing}`", cell["policy"])]
         for name, row in shown:
             generation = row["generation"]
             body.append(
                 (
-                    capacity, name, spread(generation["tokens_per_second"]), percent(generation["miss_rate"]),
+                    capacity, memory, name, spread(generation["tokens_per_second"]), percent(generation["miss_rate"]),
                     f"{generation['flash_bytes_per_token'] / 2**20:.0f}", f"{row['bound_tokens_per_second']:.1f}", percent(row["bound_share"], 0),
                 )
             )  # fmt: skip
-        if peer := cell["llama.cpp"]:
-            body.append((capacity, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
+        peer = cell["llama.cpp"]
+        if peer:
+            body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
         own, policy = cell["original"], cell["policy"]
-        median = lambda row: row["generation"]["tokens_per_second"]["median"]
-        allowed, reached = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"], median(policy) / median(own)
+        speeds = [row["generation"]["tokens_per_second"] for row in (policy, own)]
+        reached = speeds[0]["median"] / speeds[1]["median"]
+        least, most = speeds[0]["least"] / speeds[1]["most"], speeds[0]["most"] / speeds[1]["least"]
+        allowed = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"]
         gone = 1 - policy["generation"]["miss_rate"] / own["generation"]["miss_rate"]
         sentences.append(
-            f"- {capacity}: `{routing}` (perplexity {rise(chosen)} on the validation text) takes away {percent(gone, 0)} of the misses, "
-            f"{reached:.2f} times the speed of lossless LRU; the bounds allow {allowed:.2f} times, of which {percent(reached / allowed, 0)} is reached."
+            f"- {capacity}: `{routing}` (perplexity {rise(pick)} on the validation text, where it misses {percent(pick['miss_rate'])}) takes away {percent(gone, 0)} of "
+            f"the misses: {reached:.2f} times the speed of lossless LRU (runs: {least:.2f} to {most:.2f}). The two bounds allow {allowed:.2f} times; "
+            f"{percent(reached / allowed, 0)} of that ratio is reached."
+            + (f" llama.cpp against our own routing by chance: {peer['tokens_per_second']['median'] / cell['chance']['generation']['tokens_per_second']['median']:.2f} times." if peer else "")
         )
     return f"""## Speed
 
-Qwen1.5-MoE-A2.7B's full size (8.2 GB, {cells[0]['chance']['threads']} threads, `moce bench`), random weights, 64 tokens, 5 rounds, median (least to most). *By chance*: random
-weights choose experts by chance, the worst case: misses are the share that is not cached. *Recorded*: the router's scores of this page's model on
-WikiText-2 valid take the place of the random ones (`--replay`), under original routing and under the cache-prior with the fewest misses whose
-perplexity is at most 1 % higher on that text, cached as much (the weakest where none is). Scores do not react to what a policy changed; quality
-is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan, its own routing by chance, the better of two settings,
-3 runs each. *Bound*: what flash and kernels allow at these misses, measured in the same run (bench/RESULTS.md).
+Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
+original routing, then 128 tokens; 5 rounds, median (least to most). *By chance*: random weights choose experts by chance, the worst case.
+*Recorded*: the router's scores of this page's model on WikiText-2 valid take the place of the random ones (`--replay`), under original routing
+and under the cache-prior with the fewest misses whose perplexity is at most 1 % higher on that text, cached as much (the weakest where none is).
+Scores do not react to what a policy changed; quality is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan,
+its own routing by chance, 32 tokens, the better of two settings, 3 runs each. *Bound*: tokens/s if flash and kernels were used to the full at these
+misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *reached*: the share of it.
 
-{table(["cached", "routing", "tokens/s", "misses", "MiB read a token", "bound", "reached"], body)}
+{table(["cached", "memory, GiB", "routing", "tokens/s", "misses", "MiB read a token", "bound", "reached"], body)}
 
 {chr(10).join(sentences)}
 
-`moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes --rounds 1 -n 8` makes the file; llama.cpp is built as [bench/oracles/README.md](../bench/oracles/README.md) says."""
+`moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes --rounds 1 -n 8` makes the file; llama.cpp is built as
+[bench/oracles/README.md](../bench/oracles/README.md) says."""
 
 
 PARTS = [
-    main_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, ranks_part, touch_part, start_part,
-    long_part, tasks_part, speed_part,
+    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, ranks_part, touch_part,
+    start_part, long_part, tasks_part, speed_part,
 ]  # fmt: skip
 
 
@@ -321,8 +500,10 @@ def write(found, facts, arguments):
     options += ["--shape SHAPE.gguf"] if arguments.shape else []
     options += ["--llama-cpp llama.cpp/build/bin"] if arguments.llama_cpp else []
     options += [arguments.model] if arguments.model else []
-    alone = by_routing(found["main"])["prune:k=0"]
     name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"
+    missing = arguments.without.split(",") if arguments.without else []
+    missing += [] if arguments.shape else ["speed"]
+    gaps = f"\n\nNot measured yet: {', '.join(missing)}." if missing else ""
     head = f"""# What cache-aware routing costs and saves
 
 Written by one command, from the runs it makes (`bench/quality/study.py --help`):
@@ -330,8 +511,5 @@ Written by one command, from the runs it makes (`bench/quality/study.py --help`)
     python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY {' '.join(options)}
 
 The model: {name} ({facts['architecture']}, {experts['layers']} layers with {experts['count']} experts, {experts['per_token']} a token, {facts['parameters'] / 1e6:.0f} million
-parameters). What holds for it need not hold for another one: `moce tune` and `moce sweep` measure yours.
-
-**How much its routed experts matter at all:** without any of them the perplexity of the test text is {alone['perplexity']:.2f} instead of
-{original(found['main'])['perplexity']:.2f}, {percent(alone['perplexity_rise'], 0, True)}. Every rise on this page has to be seen beside that."""
+parameters). What holds for it need not hold for another one: `moce tune` and `moce sweep` measure yours.{gaps}"""
     return "\n\n".join([head, *filter(None, (part(found, facts) for part in PARTS))]) + "\n"

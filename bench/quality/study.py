@@ -27,12 +27,12 @@ EXERCISES = REPOSITORY / "training" / "exercises" / "test"
 KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems-3"]
 
 # Runs no routed expert at all and tells how much they matter.
-NO_EXPERTS = "prune:k=0"
+NO_EXPERTS = page.NO_EXPERTS
 # The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
-PARETO = "cache-prior:lambda=0.05..0.5/9;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
-# Experts a token that these need, and experts of a layer.
-LEAST_PER_TOKEN, LEAST_EXPERTS = 4, 16
+PARETO = "cache-prior:lambda=0.05..0.5/9;cache-prior:lambda=0.2|0.3|0.5,j=3;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
+# Experts a token that these are for, and the fewest of a layer: the defaults (J = 2) are those of more than 16.
+PER_TOKEN, LEAST_EXPERTS = 4, 17
 
 
 def write(path, text):
@@ -61,9 +61,9 @@ class Study:
         texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.test, self.valid)}
         model = {key: value for key, value in self.facts.items() if key != "file"}
         experts = self.facts["experts"]
-        if experts["per_token"] < LEAST_PER_TOKEN or experts["count"] < LEAST_EXPERTS:
+        if experts["per_token"] != PER_TOKEN or experts["count"] < LEAST_EXPERTS:
             sys.exit(
-                f"the grids of this study are for {LEAST_PER_TOKEN} experts a token of at least {LEAST_EXPERTS} a layer; "
+                f"the grids of this study are for {PER_TOKEN} experts a token of at least {LEAST_EXPERTS} a layer; "
                 f"{self.facts['name']} has {experts['per_token']} of {experts['count']}: try `moce sweep` with a grid of your own"
             )
         facts = {"moce": self.moce("--version").strip(), "model": model, "texts": texts}
@@ -97,15 +97,23 @@ class Study:
         return (self.folder / f"{name}.json").exists()
 
     def one_machine(self, names):
-        """Speeds are compared with each other, so these steps are all done by one processor."""
+        """Speeds are compared with each other, so these steps are all done by one processor: what is known of it."""
         path = self.folder / "speed-machine.json"
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        facts = sorted({line.partition(":")[2].strip() for line in lines if line.startswith(("model", "cpu family"))})
-        machine = {"processor": facts, "processors": os.cpu_count()}
+        facts = dict(map(str.strip, line.split(":", 1)) for line in lines if line.startswith(("model", "cpu family")))
+        machine = {"processor": facts.get("model name", "an unnamed processor"), "facts": facts, "processors": os.cpu_count()}
         if not path.exists():
             write(path, json.dumps(machine))
-        elif json.loads(path.read_text(encoding="utf-8")) != machine and not all(map(self.has, names)):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != machine and not all(map(self.has, names)):
             sys.exit(f"{self.folder} holds speeds of another machine; delete its speed-*.json to measure all of them here")
+        return found
+
+    def window_nll(self, name):
+        """The negative log likelihood of every window, in nats, under some policies of a sweep that has half of the experts cached."""
+        cells = {"original": "original", page.FAST: "cache-prior-lambda=0.2", NO_EXPERTS: "prune-k=0"}
+        read = lambda cell: json.loads((self.folder / name / "cells" / f"50p_lru_{cell}.json").read_text(encoding="utf-8"))
+        return {routing: read(cell)["report"]["window_nll"] for routing, cell in cells.items()}
 
     def keep(self, path, command, result):
         write(path, self.shown(json.dumps({"command": command, "result": result})))
@@ -137,7 +145,8 @@ def quality(study):
     limit, quoted = study.arguments.limit, study.arguments.quoted
     found = {}
     found["main"] = study.sweep("main", MAIN, limit=quoted)
-    found["divergence"] = study.sweep("divergence", "balanced;fast;max-rank;cumulative;prune:k=3", "--kl", limit=limit)
+    found["window_nll"] = study.window_nll("main")
+    found["divergence"] = study.sweep("divergence", f"balanced;fast;max-rank;cumulative;prune:k=3;{NO_EXPERTS}", "--kl", limit=limit)
     profile = study.folder / "tuned.profile"
     found["tune"] = study.step(
         "tune", "tune", *study.model, "-f", study.valid, "--max-loss", "1%", *study.limited(limit // 2), "-o", profile, "--force"
@@ -154,13 +163,18 @@ def quality(study):
         name = f"start-{start.split(':')[0]}"
         found[name] = study.sweep(name, "fast", "--start", start, limit=limit)
     found["start-saved"] = study.sweep("start-saved", "fast", "--start", saved_start(study), limit=limit)
-    found["long"] = study.sweep("long", "fast", "--window", 4096, "--ctx", 4096, limit=limit)
     return found
 
 
 def three_quarters(study):
     """The paper's other setting, on the whole text too."""
     return study.sweep("three-quarters", "fast", limit=study.arguments.quoted, capacity="75%")
+
+
+def long(study):
+    """Long windows on the whole text, so that drift would show."""
+    window = page.LONG_WINDOW
+    return study.sweep("long", f"fast;{NO_EXPERTS}", "--window", window, "--ctx", window, limit=study.arguments.quoted)
 
 
 def saved_start(study):
@@ -185,7 +199,7 @@ def evictions(study, tokens):
         study.moce("trace", "record", *study.model, "-f", study.test, "--limit", tokens, "-o", trace)
     return study.step(
         "evictions", "simulate", trace, "--capacity", "12.5%,25%,50%,75%",
-        "--eviction", "lru,lfu:memory=64,lfu,lfu:memory=1024,s3fifo,score:memory=16,score,score:memory=128",
+        "--eviction", "lru,lfu:memory=64,lfu:memory=256,lfu:memory=1024,s3fifo,score:memory=16,score:memory=32,score:memory=128",
     )  # fmt: skip
 
 
@@ -193,9 +207,9 @@ def tasks(study):
     """Accuracy by routing, question by question: generated questions without examples, MMLU and GSM8K with five."""
     found = {}
     routings = ("original", "fast", NO_EXPERTS)
-    asked = [(exercises.stem, exercises, [], routings) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
-    asked += [(task, task, ["--data", study.data / task], routings[:2]) for task in ("gsm8k", "mmlu")]
-    for task, questions, data, routings in asked:
+    asked = [(exercises.stem, exercises, []) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
+    asked += [(task, task, ["--data", study.data / task]) for task in ("gsm8k", "mmlu")]
+    for task, questions, data in asked:
         for routing in routings:
             name = f"{task}-{'no-experts' if routing == NO_EXPERTS else routing}"
             baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
@@ -209,12 +223,20 @@ def tasks(study):
     return found
 
 
+def letters(study):
+    """The shares of the choices of MMLU: right, and chosen by the model itself."""
+    lines = (study.folder / "mmlu-original.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    answers = [json.loads(line) for line in lines]
+    share = lambda name: [sum(answer[name] == choice for answer in answers) / len(answers) for choice in range(4)]
+    return {"right": share("right"), "choice": share("choice")}
+
+
 def speed(study):
     """A full-size shape with random weights, routed by chance and as the model was on the validation text; llama.cpp beside it."""
     shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
     names = {capacity: f"speed-{capacity.rstrip('%')}" for capacity in ("25%", "50%", "75%")}
     kinds = ("chance", "model", "llama-cpp") if llama_cpp else ("chance", "model")
-    study.one_machine([f"{name}-{kind}" for name in names.values() for kind in kinds])
+    machine = study.one_machine([f"{name}-{kind}" for name in names.values() for kind in kinds])
     trace = study.folder / "valid.trace"
     if not all(study.has(f"{name}-model") for name in names.values()) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
@@ -225,13 +247,13 @@ def speed(study):
     cells = []
     for capacity, name in names.items():
         chosen = strongest_within([row for row in choice if row["capacity"] == capacity], 0.01)
-        bench = ["bench", shape, "--capacity", capacity, "--prompt-tokens", 16, "-n", 64, "--ceilings"]
+        bench = ["bench", shape, "--capacity", capacity, "--prompt-tokens", 256, "-n", 128, "--ceilings"]
         chance = study.step(f"{name}-chance", *bench)["cells"]
         replay = ["--replay", trace, "--routing-grid", f"original;{chosen['routing']}"]
         model = study.step(f"{name}-model", *bench, *replay)["cells"]
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
         cells.append({"chosen": chosen, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
-    return {"cells": cells}
+    return {"cells": cells, "processor": machine["processor"]}
 
 
 def strongest_within(rows, most):
@@ -268,7 +290,7 @@ def main():
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
     parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
-    parser.add_argument("--without", default="", help="parts to leave out, with commas: three-quarters, evictions, tasks")
+    parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, three-quarters, long, tasks")
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
@@ -280,9 +302,14 @@ def main():
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
-    found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
     found["evictions"] = None if "evictions" in left_out else evictions(study, found["main"][0]["tokens"])
+    found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
+    found["long"] = None if "long" in left_out else long(study)
+    if found["long"]:
+        found["long_nll"] = study.window_nll("long")
     found["tasks"] = None if "tasks" in left_out else tasks(study)
+    if found["tasks"]:
+        found["mmlu-letters"] = letters(study)
     found["speed"] = speed(study) if arguments.shape else None
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"

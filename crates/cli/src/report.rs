@@ -87,6 +87,11 @@ pub(crate) fn dim(text: &str) -> String {
     if colours() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
 }
 
+/// A policy for people, and that of prompt tokens if it is another.
+pub(crate) fn routing(policy: &str, prompt_policy: &str) -> String {
+    if policy == prompt_policy { policy.to_owned() } else { format!("{policy} (prompt: {prompt_policy})") }
+}
+
 /// Experts by layer for people: `30`, or `28 to 31` where layers differ.
 pub(crate) fn capacity(by_layer: &[usize]) -> String {
     match (by_layer.iter().min(), by_layer.iter().max()) {

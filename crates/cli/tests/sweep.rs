@@ -89,6 +89,20 @@ fn studies_are_not_mixed() {
         let said = refused(&[&again[..], wrong].concat(), 2);
         assert!(said.contains(named), "{wrong:?}: {said}");
     }
+    // What cannot run, or would run twice, is known before the first cell runs.
+    let (lists, fresh) = (at("lists"), at("fresh"));
+    std::fs::write(&lists, "1 2 3 4 5 6 7 8 9 10\n".repeat(30)).unwrap();
+    let fresh = fresh.to_str().unwrap();
+    let starts = ["--start", lists.to_str().unwrap(), "--capacity", "10,8"];
+    let sweep = ["sweep", "-q", "-f", text, "--window", "32", "-o", fresh, "--routing-grid"];
+    let said = refused(&[&sweep[..], &["original"], &starts].concat(), 1);
+    assert!(said.contains("10 experts for a capacity of 8"), "{said}");
+    let said = refused(&[&sweep[..], &["balanced;cache-prior:lambda=0.1,j=2"]].concat(), 1);
+    assert!(said.contains("lambda=0.1,j=2") || said.contains("lambda=0.1-j=2"), "{said}");
+    let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama.gguf");
+    let said = refused(&["sweep", dense, "-q", "-f", text, "--window", "32", "-o", fresh, "--routing-grid", "fast"], 1);
+    assert!(said.contains("no experts"), "{said}");
+    assert!(!std::path::Path::new(fresh).exists());
     let merged = at("merged");
     assert!(refused(&["sweep", "merge", text, "-o", merged.to_str().unwrap()], 1).contains("cells"));
 }

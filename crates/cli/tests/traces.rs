@@ -122,4 +122,16 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     assert_eq!((&replayed["nll"], &replayed["routing"]), (&lossy["nll"], &"original".into()));
     assert!(replayed["replayed_routing"].as_str().unwrap().starts_with("cache-prior:lambda=0.6"), "{replayed}");
     assert!(stdout(folder, &replay).contains("as recorded (cache-prior:lambda=0.6"));
+    // What the model itself would have chosen is not in it.
+    let simulated = json(&stdout(folder, &["simulate", "@lossy.trace", "--capacity", "8", "--json"]));
+    assert!(simulated["cells"][0]["changed_share"].is_null(), "{simulated}");
+    assert!(stdout(folder, &["simulate", "@lossy.trace"]).contains("as recorded"));
+
+    // A warmed session starts with what it was given, not as --start says.
+    let warm = ["run", "-q", "-n", "1", "-p", "The river", "--capacity", "8", "--cache-state", "@warm"];
+    stdout(folder, &warm);
+    stdout(folder, &[&warm[..], &["--record-routing", "@warm.trace"]].concat());
+    let start = |trace: &str| json(&stdout(folder, &["trace", "info", trace, "--json"]))["start"].clone();
+    assert_eq!(start("@lossy.trace"), "empty");
+    assert_ne!(start("@warm.trace"), "empty");
 }

@@ -57,17 +57,20 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     let paced: [&[&str]; 3] = [&run, &["--target-tps", "200"], &["--record-routing", &trace]];
     let answer = |output: &str| {
         let summary: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
-        assert!(summary["target_tps"].is_null() || summary["lambda_share_mean"].as_f64().unwrap() <= 1.0);
-        (summary["text"].clone(), summary["token_ids"].clone(), summary["misses"].clone())
+        let answer = (summary["text"].clone(), summary["token_ids"].clone(), summary["misses"].clone());
+        (summary["target_tps"].as_f64(), answer)
     };
-    let recorded = answer(&stdout(&paced.concat()));
-    assert_eq!(answer(&stdout(&[&run[..], &["--replay-routing", &trace]].concat())), recorded);
+    let (speed, recorded) = answer(&stdout(&paced.concat()));
+    assert_eq!(speed, Some(200.0));
+    assert_eq!(answer(&stdout(&[&run[..], &["--replay-routing", &trace]].concat())), (None, recorded));
 
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["plan", fixture, "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["run", "--profile", &profile, "--routing", "fast"], 2).contains("--routing"));
     assert!(refused(&["run", "--target-tps", "5"], 2).contains("--profile"));
+    assert_eq!(tuned["touch"], "strong-first");
+    assert!(refused(&["run", "--profile", &profile, "--touch", "weak-first"], 2).contains("--touch"));
     assert!(refused(&tune, 1).contains("--force"));
     let lists = at("lists");
     std::fs::write(&lists, "1 2 3\n".repeat(30)).unwrap();
@@ -76,6 +79,34 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&["tune", "-f", &text, "-o", &nowhere], 1).contains("no/folder"));
     std::fs::write(&profile, "{}").unwrap();
     assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
+}
+
+/// The order in which experts become most recent is a part of what was measured.
+#[test]
+fn a_profile_applies_the_touch_order_that_it_was_tuned_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let (text, profile, trace) = (at("text"), at("profile"), at("trace"));
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
+    stdout(&[
+        "tune",
+        model,
+        "-q",
+        "-f",
+        &text,
+        "--window",
+        "8",
+        "--limit",
+        "64",
+        "--touch",
+        "weak-first",
+        "-o",
+        &profile,
+    ]);
+    stdout(&["run", model, "-q", "-n", "1", "-p", "a", "--profile", &profile, "--record-routing", &trace]);
+    let info: Value = serde_json::from_str(&stdout(&["trace", "info", &trace, "--json"])).unwrap();
+    assert_eq!(info["touch"], "weak-first");
 }
 
 /// The second half is another kind of text, on which policies cost more: what was strongest on the first is refused, weaker ones follow.

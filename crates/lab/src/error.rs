@@ -206,7 +206,9 @@ pub enum Error {
         why: String,
     },
     /// A baseline that cannot be compared with.
-    #[error("the baseline asked none of these questions, or with other prompts, so the two cannot be paired")]
+    #[error(
+        "the baseline asked none of these questions, or with other prompts or another key, so the two cannot be paired"
+    )]
     OtherQuestions,
 }
 

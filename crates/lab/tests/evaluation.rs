@@ -81,5 +81,9 @@ fn two_policies_are_compared_question_by_question() {
     // The same is known before anything is asked.
     check_baseline(&task, original).unwrap();
     check_baseline(&task, &original[3..4]).unwrap();
+    let mut other_key = original.clone();
+    let OutcomeAnswer::Choice { right, .. } = &mut other_key[0].answer else { panic!("no choice") };
+    *right += 1;
+    assert!(check_baseline(&task, &other_key).is_err());
     assert!(check_baseline(&task, &changed).is_err() && check_baseline(&task, &[]).is_err());
 }

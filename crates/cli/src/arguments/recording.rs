@@ -24,7 +24,8 @@ impl Recording {
         Ok(self.replay_routing.as_deref().map(read_selections).transpose()?)
     }
 
-    /// Sets a session that has not begun to record or replay, as asked. Gives the policy that is replayed.
+    /// Sets a session that has not begun to record or replay, as asked. Gives the policies that are replayed, those of prompt tokens in brackets
+    /// if they are others.
     pub(crate) fn attach(
         &self,
         replay: Option<Arc<SelectionReplay>>,
@@ -33,12 +34,12 @@ impl Recording {
     ) -> anyhow::Result<Option<String>> {
         let mut replayed = None;
         if let Some((replay, path)) = replay.zip(self.replay_routing.as_ref()) {
+            let policy = report::routing(&replay.header().policy, &replay.header().prompt_policy);
             if !quiet {
-                let policy = &replay.header().policy;
                 let (path, tokens) = (path.display(), replay.tokens());
                 report::say(format_args!("routing: as recorded in {path} ({tokens} tokens, {policy})"));
             }
-            replayed = Some(replay.header().policy.clone());
+            replayed = Some(policy);
             session.replay_selections(replay)?;
         }
         if let Some(path) = &self.record_routing {

@@ -116,7 +116,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
             let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
             engine.resolve_routing(&routing, &engine.plan().capacity)
         });
-        // All are known to fit before the first is measured.
+        // All policies are known to fit before the first is measured.
         for routing in routings.collect::<Result<Vec<_>, _>>()? {
             report::reset_peak_memory();
             let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
@@ -298,6 +298,7 @@ struct Cell {
     resident_capacity: Vec<usize>,
     experts: Vec<usize>,
     routing: String,
+    routing_prompt: String,
     eviction: String,
     #[serde(flatten)]
     measured: BenchReport,
@@ -328,6 +329,7 @@ impl Cell {
             resident_capacity: plan.resident.clone(),
             experts: plan.experts.clone(),
             routing: routing.policy.to_string(),
+            routing_prompt: routing.prompt_policy.to_string(),
             eviction: routing.eviction.to_string(),
             measured,
             flash_share: None,
@@ -370,11 +372,11 @@ impl Document {
                 output,
                 "\n{budget}: {} planned{peak}, {cached:.1} of {experts} experts resident a layer, {}, {}",
                 report::size(cell.memory_plan_bytes),
-                cell.routing,
+                report::routing(&cell.routing, &cell.routing_prompt),
                 cell.eviction
             )?;
-            phase(output, "prompt", &cell.measured.prompt)?;
-            phase(output, "generation", &cell.measured.generation)?;
+            phase(output, "prompt", &cell.routing_prompt, &cell.measured.prompt)?;
+            phase(output, "generation", &cell.routing, &cell.measured.generation)?;
             if let (Some(bound), Some(share)) = (cell.bound_tokens_per_second, cell.bound_share) {
                 write!(output, "  bound      {bound:>8.1} tokens/s, {:.0} % reached", 100.0 * share)?;
                 match cell.flash_share {
@@ -402,7 +404,7 @@ impl Document {
     }
 }
 
-fn phase(output: &mut impl Write, name: &str, speed: &PhaseSpeed) -> std::io::Result<()> {
+fn phase(output: &mut impl Write, name: &str, routing: &str, speed: &PhaseSpeed) -> std::io::Result<()> {
     let Spread { median, least, most } = speed.tokens_per_second;
     write!(output, "  {name:<11}{median:>8.1} tokens/s ({least:.1} to {most:.1}), {} tokens", speed.tokens)?;
     if speed.flash_bytes_per_token > 0.0 {
@@ -415,7 +417,7 @@ fn phase(output: &mut impl Write, name: &str, speed: &PhaseSpeed) -> std::io::Re
             100.0 * speed.waiting_share
         )?;
     }
-    if speed.changed_share > 0.0 {
+    if routing != "original" {
         write!(output, "; {:.1} % of the choices changed", 100.0 * speed.changed_share)?;
     }
     writeln!(output)

@@ -188,12 +188,9 @@ fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
     }
     if !report.capacity.is_empty() {
         writeln!(output, "misses      {:.2} % of the choices  ({})", 100.0 * report.miss_rate, report.eviction)?;
-        let prompt = match report.routing_prompt == report.routing {
-            true => String::new(),
-            false => format!(" (prompt: {})", report.routing_prompt),
-        };
         let changed = 100.0 * report.changed_share;
-        writeln!(output, "routing     {}{prompt}, {changed:.2} % of the choices changed", report.routing)?;
+        let routing = report::routing(&report.routing, &report.routing_prompt);
+        writeln!(output, "routing     {routing}, {changed:.2} % of the choices changed")?;
     }
     let Some(comparison) = &report.comparison else { return Ok(()) };
     let difference = 100.0 * comparison.accuracy_difference;
@@ -202,7 +199,7 @@ fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
     writeln!(
         output,
         "baseline    {}: {difference:+.2} points{range} on {} questions; right only here {}, only there {}; McNemar p = {:.3}",
-        comparison.baseline_routing,
+        report::routing(&comparison.baseline_routing, &comparison.baseline_routing_prompt),
         comparison.questions,
         comparison.only_here,
         comparison.only_baseline,

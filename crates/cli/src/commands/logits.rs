@@ -31,6 +31,8 @@ struct Report<'a> {
     prompt_ids: &'a [u32],
     /// The policy that the prompt was routed by.
     routing: String,
+    /// The policy that a replayed record was made under; its choices ran, not `routing`'s.
+    replayed_routing: Option<String>,
     eviction: String,
     changed_share: f64,
     miss_rate: f64,
@@ -42,7 +44,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
     let mut session = Session::new(&engine)?;
-    arguments.recording.attach(replay, &mut session, global.quiet)?;
+    let replayed_routing = arguments.recording.attach(replay, &mut session, global.quiet)?;
     session.prompt(&prompt)?;
     arguments.recording.finish(&mut session)?;
     let logits = session.logits();
@@ -52,6 +54,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
         let report = Report {
             prompt_ids: &prompt,
             routing: engine.routing().prompt_policy.to_string(),
+            replayed_routing,
             eviction: engine.routing().eviction.to_string(),
             changed_share: counts.changed_share(),
             miss_rate: counts.miss_rate(),

@@ -149,17 +149,16 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
             100.0 * generation.generation.traffic.waited.as_secs_f64() / generation.generation.time.as_secs_f64(),
         );
     }
-    if routing.policy != Policy::Original || routing.prompt_policy != Policy::Original {
-        let mut counts = generation.prompt.counts;
-        counts += generation.generation.counts;
+    let mut counts = generation.prompt.counts;
+    counts += generation.generation.counts;
+    let changed = 100.0 * counts.changed_share();
+    if let Some(policy) = replayed {
+        line += &format!(" | routing: as recorded ({policy}), {changed:.1} % of the choices changed");
+    } else if routing.policy != Policy::Original || routing.prompt_policy != Policy::Original {
         let pace = generation.pace.map_or(String::new(), |pace| {
             format!(" (its lambda moved: {:.0} % of it in the mean)", 100.0 * pace.mean_share)
         });
-        let changed = 100.0 * counts.changed_share();
         line += &format!(" | routing: {}{pace}, {changed:.1} % of the choices changed", routing.policy);
-    }
-    if let Some(policy) = replayed {
-        line += &format!(" | routing: as recorded ({policy})");
     }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));

@@ -80,15 +80,15 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         flash_latency_us: arguments.flash_latency_us,
         compute_ms: arguments.compute_ms,
     });
-    let named = || arguments.trace.display().to_string();
+    let cannot = || format!("cannot simulate {}", arguments.trace.display());
     let report = match arguments.scope {
         Scope::Layer => {
             let options = layer_options(arguments, timing)?;
-            simulate(open_trace(&arguments.trace)?, &options).with_context(named)?
+            simulate(open_trace(&arguments.trace)?, &options).with_context(cannot)?
         }
         Scope::Global => {
             let options = global_options(arguments, timing)?;
-            simulate_global(open_trace(&arguments.trace)?, &options).with_context(named)?
+            simulate_global(open_trace(&arguments.trace)?, &options).with_context(cannot)?
         }
     };
     if !global.quiet && report.busy_seconds > 0.0 {

@@ -50,9 +50,10 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     if arguments.output.exists() && !arguments.force {
         bail!("{} exists; --force writes over it", arguments.output.display());
     }
-    // Opened first: a folder that takes no files is known before an hour of work.
-    let named = || arguments.output.display().to_string();
-    let file = NewFile::create(&arguments.output, arguments.force).with_context(named)?;
+    // A folder that takes no files is known before an hour of work.
+    let new_file = || NewFile::create(&arguments.output, arguments.force);
+    let cannot_write = || format!("cannot write {}", arguments.output.display());
+    drop(new_file().with_context(cannot_write)?);
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
@@ -81,12 +82,13 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
             ));
         }
     })?;
-    profile.write(file).with_context(named)?;
+    // A profile that cannot be saved is shown all the same.
+    let saved = new_file().and_then(|file| profile.write(file)).with_context(cannot_write);
     let mut output = std::io::stdout().lock();
     if global.json {
         serde_json::to_writer_pretty(&mut output, &profile)?;
         writeln!(output)?;
-        return Ok(());
+        return saved;
     }
     let measured = &profile.measured;
     writeln!(output, "routing     {}", profile.routing)?;
@@ -103,7 +105,11 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         100.0 * measured.perplexity_rise_upper,
         measured.tokens
     )?;
+    if let Some(share) = measured.changed_share {
+        writeln!(output, "changed     {:.2} % of the choices", 100.0 * share)?;
+    }
     writeln!(output, "refused     {} candidates with fewer misses, by those tokens", measured.candidates_refused)?;
+    saved?;
     if !global.quiet {
         report::say(report::dim(&format!("--profile {} applies it", arguments.output.display())));
     }

@@ -165,17 +165,20 @@ impl ResultFile {
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let error = |cause| Error::File { path: partial.clone(), cause };
-        let is_new = force || !partial.exists();
-        if is_new && path.exists() && !force {
+        let is_whole = || path.exists() && !force;
+        if is_whole() && !partial.exists() {
             return Err(Error::ResultsExist { path: path.to_owned() });
         }
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(error)?;
-        // Held until the run ends: two runs on one file would mix their answers.
+        // Held until the run ends, where the file system has locks: two runs on one file would mix their answers.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::ResultsInUse { path: partial });
         }
-        let begun = if is_new { Vec::new() } else { whole_lines(&partial)? };
+        let begun = if force { Vec::new() } else { whole_lines(&partial)? };
         if begun.is_empty() {
+            if is_whole() {
+                return Err(Error::ResultsExist { path: path.to_owned() });
+            }
             file.set_len(0).map_err(error)?;
             let mut file = ResultFile { path: path.to_owned(), partial, file };
             file.line(header)?;
@@ -327,6 +330,10 @@ mod tests {
         let (file, before) = open(false).unwrap();
         assert_eq!(before, [outcome(0)]);
         file.finish().unwrap();
+        assert_eq!(read_results(&path).unwrap().1, [outcome(0)]);
+        // Broken off before its first line was whole, it does not make the whole file give way.
+        std::fs::write(folder.path().join("r.jsonl.partial"), b"{\"moce").unwrap();
+        assert!(matches!(open(false), Err(Error::ResultsExist { .. })));
         assert_eq!(read_results(&path).unwrap().1, [outcome(0)]);
     }
 

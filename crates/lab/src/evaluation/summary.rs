@@ -70,6 +70,8 @@ pub struct SubjectReport {
 pub struct ComparisonReport {
     /// The other run's routing policy.
     pub baseline_routing: String,
+    /// That of its prompt tokens.
+    pub baseline_routing_prompt: String,
     /// What else differs from the other run: `model`, `eviction`, `capacity`, `touch`, `start`, `kv`, `context`.
     pub other_differences: Vec<&'static str>,
     /// Questions that both answered.
@@ -151,6 +153,7 @@ impl EvaluationReport {
             |sample: &[usize]| sample.iter().map(|&index| difference(&pairs[index])).sum::<f64>() / sample.len() as f64;
         self.comparison = Some(ComparisonReport {
             baseline_routing: other.routing.clone(),
+            baseline_routing_prompt: other.routing_prompt.clone(),
             other_differences: header.other_differences(other),
             questions: pairs.len(),
             only_here,
@@ -166,15 +169,16 @@ impl EvaluationReport {
 /// Whether a run of `task` can be compared with results, which is worth knowing before it begins.
 ///
 /// # Errors
-/// They answer none of its questions, or were asked with other prompts.
+/// They answer none of its questions, or were asked with other prompts or judged by another key.
 pub fn check_baseline(task: &Task, baseline: &[Outcome]) -> Result<(), Error> {
-    let prompts: HashMap<(&str, usize), &str> =
-        baseline.iter().map(|outcome| ((&*outcome.subject, outcome.question), &*outcome.prompt)).collect();
+    let outcomes: HashMap<(&str, usize), &Outcome> =
+        baseline.iter().map(|outcome| ((&*outcome.subject, outcome.question), outcome)).collect();
     let mut pairs = task.subjects.iter().flat_map(|subject| {
-        let prompt = |index| prompts.get(&(&*subject.name, index)).copied();
-        subject.questions.iter().filter_map(move |q| Some(prompt(q.index)? == subject.fingerprint(q)))
+        let other = |index| outcomes.get(&(&*subject.name, index)).copied();
+        let same = |outcome: &Outcome, q| outcome.prompt == subject.fingerprint(q) && outcome.is_judged_by(&q.expected);
+        subject.questions.iter().filter_map(move |q| Some(same(other(q.index)?, q)))
     });
-    // One pair at least, and all with the same prompt.
+    // One pair at least, and all with the same prompt and key.
     let comparable = pairs.next() == Some(true) && pairs.all(|same| same);
     if comparable { Ok(()) } else { Err(Error::OtherQuestions) }
 }

@@ -57,7 +57,8 @@ pub struct SimulatedCell {
     pub lifetime_std: Option<f64>,
     /// Stays that had not ended.
     pub still_cached: Option<u64>,
-    /// The model's own choices that did not run; unknown where choices of another policy were recorded without scores.
+    /// The model's own choices that did not run; unknown where the recorded choices of another
+    /// policy are simulated as they are.
     pub changed_selections: Option<u64>,
     /// The same as a share of tokens · layers · K.
     pub changed_share: Option<f64>,

@@ -74,6 +74,13 @@ pub fn sweep(
     for cell in &mut cells {
         cell.routing = engine.resolve_routing(&cell.routing, &cell.capacities)?;
     }
+    // One policy may be written in two ways.
+    for (index, cell) in cells.iter().enumerate() {
+        let is_same = |other: &&SweepCell| other.capacity == cell.capacity && other.routing == cell.routing;
+        if let Some(other) = cells[..index].iter().find(is_same) {
+            return Err(Error::CellTwice { name: format!("{}, {}", other.name, cell.name) });
+        }
+    }
     let store = Store::open(folder, Study::new(engine, text, options))?;
     store.check(&cells)?;
     let cells = options.shard.cut(cells);

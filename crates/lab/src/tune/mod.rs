@@ -237,6 +237,7 @@ impl Workbench<'_> {
             perplexity_rise: rise,
             perplexity_rise_upper: upper,
             miss_rate: report.miss_rate,
+            changed_share: Some(report.changed_share),
             original_miss_rate: original.miss_rate,
             candidates_refused: refused,
         };

@@ -50,7 +50,10 @@ pub struct Measured {
     pub perplexity_rise_upper: f64,
     /// Misses, as a share of the choices.
     pub miss_rate: f64,
-    /// The same with original routing, the same number of experts cached in every layer, and the same eviction.
+    /// The model's own choices that did not run, as a share of the choices; unknown in profiles of earlier versions.
+    #[serde(default)]
+    pub changed_share: Option<f64>,
+    /// Misses with original routing, the same number of experts cached in every layer, and the same eviction.
     pub original_miss_rate: f64,
     /// Candidates with fewer misses that this text refused before.
     pub candidates_refused: usize,

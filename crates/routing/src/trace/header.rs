@@ -9,8 +9,8 @@ const MOST_LAYERS: usize = 4096;
 /// Ids are stored in 16 bits, the last of which stands for none.
 const MOST_EXPERTS: usize = 65_535;
 const MOST_PER_TOKEN: usize = 256;
-/// Experts of all layers together: a simulation holds some tens of bytes for each, in each of its cells. Dozens of times what models have.
-const MOST_ALL_EXPERTS: usize = 1 << 20;
+/// Experts of all layers together: a simulation holds some tens of bytes for each, several times a core. Ten times what large models have.
+const MOST_ALL_EXPERTS: usize = 1 << 18;
 /// A terabyte: sums over all experts stay far from overflow.
 const MOST_EXPERT_BYTES: u64 = 1 << 40;
 const MOST_TEXT_BYTES: usize = 65_536;
