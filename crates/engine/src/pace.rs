@@ -125,9 +125,9 @@ mod tests {
         assert_eq!(changes.iter().filter(|&&changed| changed).count(), 1);
         assert!(changes[PERIOD - 1]);
         (0..PERIOD).for_each(|_| drop(keeper.token()));
-        // 0, then half of the limit, in the end all of it.
-        let report = PaceReport { tokens_per_second: 1e12, mean_share: 0.25, last_share: 1.0 };
-        let PaceReport { mean_share, last_share, .. } = keeper.report();
-        assert!((mean_share - report.mean_share).abs() < 1e-6 && (last_share - report.last_share).abs() < 1e-6);
+        // None of the limit, then half, in the end nearly all of it: no speed reaches this one, but a fast loop comes within sight.
+        let PaceReport { tokens_per_second, mean_share, last_share } = keeper.report();
+        assert_eq!(tokens_per_second, 1e12);
+        assert!((mean_share - 0.25).abs() < 0.01 && (last_share - 1.0).abs() < 0.01, "{mean_share} {last_share}");
     }
 }
