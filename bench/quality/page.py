@@ -249,7 +249,7 @@ Lifetime in tokens:
 
 {by_size(lambda row, base: f"{row['lifetime_mean']:.1f}")}
 
-`fast` takes away {saved(small)} of the misses of the smallest cache and {saved(large)} of those of the largest, and {costs(small)} in the one, {costs(large)} in the
+`fast` takes away {saved(small)} of the misses of the smallest cache and {saved(large)} of those of the largest, it {costs(small)} in the one and {costs(large)} in the
 other."""
 
 
