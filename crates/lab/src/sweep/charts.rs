@@ -45,19 +45,19 @@ impl Across {
     }
 }
 
-/// Quality against misses or speed: one line a policy, the cells that none beats filled.
+/// Quality against misses or speed: one line for each policy, by its strength; the cells that none beats filled.
 pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
     // An axis to infinity has no end of marks.
     let finite = |number: f64| Some(number).filter(|number| number.is_finite());
     let point = |row: &CellSummary| Some((finite(across.of(row)?)?, finite(100.0 * row.perplexity_rise?)?));
-    let mut families: BTreeMap<&str, Vec<(f64, f64, bool)>> = BTreeMap::new();
+    let mut series: BTreeMap<String, Vec<(f64, f64, bool)>> = BTreeMap::new();
     for row in rows {
         let Some((x, y)) = point(row) else { continue };
         if y <= 100.0 * HIGHEST_RISE {
-            families.entry(row.family()).or_default().push((x, y, row.on_front));
+            series.entry(row.series()).or_default().push((x, y, row.on_front));
         }
     }
-    let points = || families.values().flatten();
+    let points = || series.values().flatten();
     let most = |part: fn(&(f64, f64, bool)) -> f64| points().map(part).fold(f64::NEG_INFINITY, f64::max);
     let least = points().map(|point| point.1).fold(0.0, f64::min);
     let (right, top) = (most(|point| point.0), most(|point| point.1));
@@ -71,7 +71,7 @@ pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
             .build_cartesian_2d(0.0..right * 1.05 + 1e-9, least - margin..top + margin)?;
         let mesh = &mut chart.configure_mesh();
         mesh.x_desc(across.title()).y_desc("perplexity above the original, %").max_light_lines(0).draw()?;
-        for (index, (family, points)) in families.iter_mut().enumerate() {
+        for (index, (name, points)) in series.iter_mut().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             points.sort_by(|one, other| one.0.total_cmp(&other.0));
             chart.draw_series(LineSeries::new(points.iter().map(|&(x, y, _)| (x, y)), colour.stroke_width(1)))?;
@@ -79,7 +79,10 @@ pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
                 let style = if on_front { colour.filled() } else { colour.stroke_width(1) };
                 Circle::new((x, y), 4, style)
             });
-            chart.draw_series(dots)?.label(*family).legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
+            chart
+                .draw_series(dots)?
+                .label(name.as_str())
+                .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
         }
         chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()
     })
@@ -181,6 +184,15 @@ mod tests {
             "changed_share": 0.0, "lifetime_mean": 1.0, "on_front": true,
         });
         CellSummary { tokens_per_second: Some(tokens_per_second), ..serde_json::from_value(row).unwrap() }
+    }
+
+    #[test]
+    fn a_line_joins_what_differs_in_strength_alone() {
+        let series = |routing: &str| CellSummary { routing: routing.to_owned(), ..row(1.0) }.series();
+        assert_eq!(series("cache-prior:lambda=0.1,j=2"), series("cache-prior:lambda=0.5,j=2"));
+        assert_ne!(series("cache-prior:lambda=0.1,j=2"), series("cache-prior:lambda=0.1,j=3"));
+        let names = ["original", "prune:k=3", "drop-cold:j=1", "max-rank:m=8,j=2"].map(series);
+        assert_eq!(names, ["original", "prune", "drop-cold", "max-rank, j=2"]);
     }
 
     #[test]

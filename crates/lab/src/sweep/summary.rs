@@ -51,9 +51,13 @@ pub struct CellSummary {
 }
 
 impl CellSummary {
-    /// The policy's name without its parameters.
-    pub fn family(&self) -> &str {
-        self.routing.split(':').next().unwrap_or(&self.routing)
+    /// What a line of a plot joins: the policy's name and its parameters but the first, which is its strength.
+    pub fn series(&self) -> String {
+        let (policy, parameters) = self.routing.split_once(':').unwrap_or((&self.routing, ""));
+        match parameters.split_once(',') {
+            Some((_, others)) => format!("{policy}, {others}"),
+            None => policy.to_owned(),
+        }
     }
 
     /// The rise of perplexity in percent, with its interval; empty where it is unknown.
