@@ -6,6 +6,12 @@ import statistics
 # Tokens of a window, and of a long one.
 WINDOW, LONG_WINDOW = 1024, 4096
 
+# What a study may leave out, in words.
+LEFT_OUT = {
+    "evictions": "evictions without changing the text", "three-quarters": "three quarters cached on the whole text", "long": "long windows",
+    "tasks": "tasks (MMLU, GSM8K, generated questions)",
+}  # fmt: skip
+
 # As the paper's tables are ordered; drop-cold is not in it.
 FAMILIES = ["original", "prune", "max-rank", "cumulative", "cache-prior", "drop-cold"]
 FAST = "cache-prior:lambda=0.2,j=2"
@@ -281,7 +287,7 @@ def evictions_part(found, facts):
     lifetime = lambda name: f"{at[name, half]['lifetime_mean']:.1f}" if at[name, half]["lifetime_mean"] else ""
     body = [(name, *(percent(rate(name, capacity), 2) for capacity in capacities), lifetime(name)) for name in names]
     lru, bound = rate("lru", half), rate("belady", half)
-    line = lambda name: f"`{name}` {percent(rate(name, half), 2)} ({100 * (lru - rate(name, half)) / (lru - bound):+.0f} % of the way from LRU to the bound)"
+    line = lambda name: f"`{name}` {percent(rate(name, half), 2)} ({100 * (lru - rate(name, half)) / (lru - bound):+.0f} %)"
     defaults = ["score:memory=32", "lfu:memory=256", "s3fifo"]
     best = min((name for name in names if name not in ("belady", "lru")), key=lambda name: rate(name, half))
     hindsight = "" if best in defaults else f" The best of all settings, picked with hindsight on this very text: {line(best)}."
@@ -293,7 +299,8 @@ cached. Belady knows the future and bounds all.
 
 {table(["eviction", *sizes, "lifetime"], body)}
 
-At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. With their default memories: {", ".join(map(line, defaults))}.{hindsight}
+At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. With their default memories (in brackets how far from LRU to the bound that is):
+{", ".join(map(line, defaults))}.{hindsight}
 That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}."""
 
 
@@ -501,7 +508,7 @@ def write(found, facts, arguments):
     options += ["--llama-cpp llama.cpp/build/bin"] if arguments.llama_cpp else []
     options += [arguments.model] if arguments.model else []
     name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"
-    missing = arguments.without.split(",") if arguments.without else []
+    missing = [LEFT_OUT[part] for part in arguments.without.split(",") if part]
     missing += [] if arguments.shape else ["speed"]
     gaps = f"\n\nNot measured yet: {', '.join(missing)}." if missing else ""
     head = f"""# What cache-aware routing costs and saves

@@ -290,14 +290,16 @@ def main():
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
     parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
-    parser.add_argument("--without", default="", help="parts to leave out, with commas: evictions, three-quarters, long, tasks")
+    parser.add_argument("--without", default="", help="parts to leave out, with commas: " + ", ".join(page.LEFT_OUT))
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
     if arguments.limit < 16384 or (arguments.quoted or 8192) < 2048:
         parser.error("--limit of at least 16384 and --quoted of at least 2048 tokens: intervals need windows")
-    left_out = arguments.without.split(",")
+    left_out = [part for part in arguments.without.split(",") if part]
+    if not set(left_out) <= set(page.LEFT_OUT):
+        parser.error(f"--without takes {', '.join(page.LEFT_OUT)}")
     if arguments.shape:
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)

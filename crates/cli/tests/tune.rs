@@ -5,6 +5,7 @@
 mod support;
 
 use serde_json::Value;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{refused, stdout};
 
@@ -15,11 +16,17 @@ const SENTENCES: [&str; 4] = [
     "The bridges were built of stone from the quarry to the north, and some of them still stand. ",
 ];
 
+/// A folder with a file `text`, and the paths of files in it.
+fn folder_with(text: &str) -> (tempfile::TempDir, impl Fn(&str) -> String + use<>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    std::fs::write(path.join("text"), text).unwrap();
+    (folder, move |name| path.join(name).to_str().unwrap().to_owned())
+}
+
 #[test]
 fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let (_folder, at) = folder_with(&SENTENCES.concat().repeat(2));
     let (text, profile) = (at("text"), at("profile"));
     let tune = [
         "tune",
@@ -84,9 +91,7 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
 /// The order in which experts become most recent is a part of what was measured.
 #[test]
 fn a_profile_applies_the_touch_order_that_it_was_tuned_with() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let (_folder, at) = folder_with(&SENTENCES.concat().repeat(2));
     let (text, profile, trace) = (at("text"), at("profile"), at("trace"));
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     stdout(&[
@@ -112,11 +117,9 @@ fn a_profile_applies_the_touch_order_that_it_was_tuned_with() {
 /// The second half is another kind of text, on which policies cost more: what was strongest on the first is refused, weaker ones follow.
 #[test]
 fn a_dearer_second_half_is_met_by_a_weaker_policy() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let other = "Thomas Jefferson wrote in 1785 that 43 percent of ships carried tobacco , wheat and flax . \
                  Question: Kim has 12 pens and buys 7 more. How many? Answer: 19. def main(): print(3) ";
-    std::fs::write(at("text"), SENTENCES.concat() + other + other).unwrap();
+    let (_folder, at) = folder_with(&(SENTENCES.concat() + other + other));
     let (text, profile) = (at("text"), at("profile"));
     let tune = ["tune", "-f", &text, "-o", &profile, "--window", "8", "--limit", "64", "--capacity", "12"];
     let tuned: Value =
@@ -133,9 +136,7 @@ fn a_dearer_second_half_is_met_by_a_weaker_policy() {
 
 #[test]
 fn too_little_text_and_what_tune_ignores_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(at("text"), SENTENCES.concat()).unwrap();
+    let (_folder, at) = folder_with(&SENTENCES.concat());
     let (text, profile) = (at("text"), at("profile"));
     let tune = ["tune", "-f", &text, "-o", &profile, "--window", "16"];
     let said = refused(&tune, 1);
@@ -148,15 +149,13 @@ fn too_little_text_and_what_tune_ignores_are_refused() {
 /// `moce tune ... 2>&1 | head -1` still writes its profile.
 #[test]
 fn a_reader_of_progress_that_goes_away_costs_no_profile() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    std::fs::write(at("text"), SENTENCES.concat().repeat(2)).unwrap();
+    let (_folder, at) = folder_with(&SENTENCES.concat().repeat(2));
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
     command.args(["tune", model, "--window", "8", "--limit", "64", "-f"]).arg(at("text")).arg("-o").arg(at("profile"));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() && at("profile").exists(), "{output:?}");
+    assert!(output.status.success() && Path::new(&at("profile")).exists(), "{output:?}");
     assert!(String::from_utf8(output.stdout).unwrap().contains("candidates with fewer misses"));
 }

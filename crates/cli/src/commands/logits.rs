@@ -2,9 +2,10 @@
 
 use super::open_engine;
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt};
+use crate::report;
 use clap::{Args, ValueHint};
 use moce_engine::Session;
-use moce_engine::routing::Phase;
+use moce_engine::routing::{Phase, Policy};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,11 +50,12 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     arguments.recording.finish(&mut session)?;
     let logits = session.logits();
     let mut output = std::io::stdout().lock();
+    let counts = session.routing().total(Phase::Prompt);
+    let prompt_policy = &engine.routing().prompt_policy;
     if global.json {
-        let counts = session.routing().total(Phase::Prompt);
         let report = Report {
             prompt_ids: &prompt,
-            routing: engine.routing().prompt_policy.to_string(),
+            routing: prompt_policy.to_string(),
             replayed_routing,
             eviction: engine.routing().eviction.to_string(),
             changed_share: counts.changed_share(),
@@ -77,6 +79,12 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
             "{id:>8}  {logit:>9.4}  {probability:>11.6}  {:?}",
             String::from_utf8_lossy(engine.tokenizer().piece(id).unwrap_or_default())
         )?;
+    }
+    if !global.quiet && (replayed_routing.is_some() || *prompt_policy != Policy::Original) {
+        let routing =
+            replayed_routing.map_or_else(|| prompt_policy.to_string(), |policy| format!("as recorded ({policy})"));
+        let changed = 100.0 * counts.changed_share();
+        report::say(report::dim(&format!("routing: {routing}, {changed:.1} % of the choices changed")));
     }
     Ok(())
 }

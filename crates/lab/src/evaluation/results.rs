@@ -169,7 +169,7 @@ impl ResultFile {
         if is_whole() && !partial.exists() {
             return Err(Error::ResultsExist { path: path.to_owned() });
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(error)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(error)?;
         // Held until the run ends, where the file system has locks: two runs on one file would mix their answers.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::ResultsInUse { path: partial });
@@ -189,7 +189,6 @@ impl ResultFile {
             return Err(Error::OtherResults { path: partial });
         }
         // A last line that was broken off is cut away; what is whole stays as it is.
-        let mut file = file;
         file.set_len(begun.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(error)?;
         Ok((ResultFile { path: path.to_owned(), partial, file }, outcomes))
     }
