@@ -11,6 +11,7 @@ model. Standard library only; several hours on two cores, of which the tasks tak
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -206,11 +207,10 @@ def evictions(study, tokens):
 def tasks(study):
     """Accuracy by routing, question by question: generated questions without examples, MMLU and GSM8K with five."""
     found = {}
-    routings = ("original", "fast", NO_EXPERTS)
-    asked = [(exercises.stem, exercises, []) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
-    asked += [(task, task, ["--data", study.data / task]) for task in ("gsm8k", "mmlu")]
-    for task, questions, data in asked:
-        for routing in routings:
+    generated = [(exercises.stem, exercises, []) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
+    common = [(task, task, ["--data", study.data / task]) for task in ("gsm8k", "mmlu")]
+    for asked, routing in itertools.product((generated, common), ("original", "fast", NO_EXPERTS)):
+        for task, questions, data in asked:
             name = f"{task}-{'no-experts' if routing == NO_EXPERTS else routing}"
             baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
             answers = study.folder / f"{name}.jsonl"

@@ -19,7 +19,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// Sixteen f32 in registers.
     type F: Copy;
 
-    /// Queries that attention takes together, by how many vectors the registers hold: 4 for 32, 2 for 8, 1 for none.
+    /// Queries that attention takes together: 4 where registers hold 32 vectors, 6 where they hold 8 (a sum for each, and what is
+    /// read serves all of them), 1 where they hold none.
     const TILE: usize;
 
     /// All lanes `x`.
@@ -128,12 +129,11 @@ pub(crate) fn dot<L: Lanes>(l: L, a: &[f32], b: &[f32]) -> f32 {
     l.sum(s)
 }
 
-/// The largest value; -inf for none.
+/// The largest value of whole chunks and the fewer than sixteen after them; -inf for none.
 #[inline(always)]
-pub(crate) fn largest<L: Lanes>(l: L, a: &[f32]) -> f32 {
-    let (a, tail) = a.as_chunks::<LANES>();
+pub(crate) fn largest<'a, L: Lanes>(l: L, chunks: impl Iterator<Item = &'a Chunk>, tail: &[f32]) -> f32 {
     let mut m = l.splat(f32::NEG_INFINITY);
-    for a in a {
+    for a in chunks {
         m = l.max(l.load(a), m);
     }
     l.largest(l.max(l.load_first(tail, f32::NEG_INFINITY), m))

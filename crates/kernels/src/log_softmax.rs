@@ -33,7 +33,8 @@ impl Operation for LogSumExp<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> f64 {
-        let m = f64::from(largest(l, self.x));
+        let (chunks, tail) = self.x.as_chunks();
+        let m = f64::from(largest(l, chunks.iter(), tail));
         let (x, tail) = self.x.as_chunks::<LANES>();
         let mut sum = 0.0;
         for x in x {

@@ -1,7 +1,7 @@
 //! Softmax of one row, and the pieces of it that attention uses.
 
 use crate::Cpu;
-use crate::lanes::{LANES, Lanes, Operation, largest};
+use crate::lanes::{Chunk, LANES, Lanes, Operation, largest};
 use crate::math::exp_lanes;
 
 impl Cpu {
@@ -20,9 +20,9 @@ impl Operation for Softmax<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let m = largest(l, self.x);
-        let z = l.splat(exponentials(l, self.x, m));
         let (x, tail) = self.x.as_chunks_mut::<LANES>();
+        let m = largest(l, x.iter(), tail);
+        let z = l.splat(exponentials(l, x.iter_mut(), tail, m));
         for x in x {
             l.store(l.div(l.load(x), z), x);
         }
@@ -30,13 +30,17 @@ impl Operation for Softmax<'_> {
     }
 }
 
-/// `x = exp(x - m)`; returns their sum, R16(x, 1).
+/// `x = exp(x - m)` for whole chunks and the fewer than sixteen after them; returns their sum, R16(x, 1).
 #[inline(always)]
-pub(crate) fn exponentials<L: Lanes>(l: L, x: &mut [f32], m: f32) -> f32 {
+pub(crate) fn exponentials<'a, L: Lanes>(
+    l: L,
+    chunks: impl Iterator<Item = &'a mut Chunk>,
+    tail: &mut [f32],
+    m: f32,
+) -> f32 {
     let m = l.splat(m);
     let mut s = l.splat(0.0);
-    let (x, tail) = x.as_chunks_mut::<LANES>();
-    for x in x {
+    for x in chunks {
         let e = exp_lanes(l, l.sub(l.load(x), m));
         l.store(e, x);
         s = l.add(s, e);

@@ -7,11 +7,11 @@
 #![allow(clippy::needless_range_loop)] // blocks of registers are indexed in step, as the formulas are
 
 use crate::kv::{Element, KeyGroup, KvHead};
-use crate::lanes::{LANES, Lanes, largest};
+use crate::lanes::{Chunk, LANES, Lanes, largest};
 use crate::softmax::exponentials;
 
 /// The most queries in a tile.
-pub(super) const TILE: usize = 4;
+pub(super) const TILE: usize = 6;
 
 /// Queries with what is accumulated for them, in borrowed scratch.
 pub(super) struct Tile<'a> {
@@ -43,7 +43,7 @@ impl<'a> Tile<'a> {
         &self.outputs[i * self.value_dim.next_multiple_of(LANES)..][..self.value_dim]
     }
 
-    /// Computes the outputs of the first `count` queries; `scores` has room for `count` rows of all positions.
+    /// Computes the outputs of the first `count` queries; `scores` has room for `count` scores at each position.
     #[inline(always)]
     pub(super) fn attend<L: Lanes, E: Element>(
         &mut self,
@@ -56,8 +56,12 @@ impl<'a> Tile<'a> {
         // Then: how many partial sums of R16 are computed together, as many as registers hold, and in how many passes.
         match count {
             1 if L::TILE == 1 => self.attend_rows::<L, E, 1, 16, 1>(l, head, scale, scores),
-            1 if L::TILE == 2 => self.attend_rows::<L, E, 1, 4, 4>(l, head, scale, scores),
-            2 if L::TILE == 2 => self.attend_rows::<L, E, 2, 2, 8>(l, head, scale, scores),
+            1 if L::TILE == 6 => self.attend_rows::<L, E, 1, 4, 4>(l, head, scale, scores),
+            2 if L::TILE == 6 => self.attend_rows::<L, E, 2, 2, 8>(l, head, scale, scores),
+            3 if L::TILE == 6 => self.attend_rows::<L, E, 3, 2, 8>(l, head, scale, scores),
+            4 if L::TILE == 6 => self.attend_rows::<L, E, 4, 1, 16>(l, head, scale, scores),
+            5 if L::TILE == 6 => self.attend_rows::<L, E, 5, 1, 16>(l, head, scale, scores),
+            6 if L::TILE == 6 => self.attend_rows::<L, E, 6, 1, 16>(l, head, scale, scores),
             1 if L::TILE == 4 => self.attend_rows::<L, E, 1, 16, 1>(l, head, scale, scores),
             2 if L::TILE == 4 => self.attend_rows::<L, E, 2, 8, 2>(l, head, scale, scores),
             3 if L::TILE == 4 => self.attend_rows::<L, E, 3, 4, 4>(l, head, scale, scores),
@@ -66,6 +70,7 @@ impl<'a> Tile<'a> {
         }
     }
 
+    /// Scores lie as `[group of 16 positions][query][16]`: one pointer reaches those of all queries.
     #[inline(always)]
     fn attend_rows<L: Lanes, E: Element, const R: usize, const N: usize, const P: usize>(
         &mut self,
@@ -74,23 +79,26 @@ impl<'a> Tile<'a> {
         scale: f32,
         scores: &mut [f32],
     ) {
-        let row_len = self.visible[R - 1].next_multiple_of(LANES);
-        let mut rows = scores.chunks_exact_mut(row_len);
-        let mut rows: [&mut [f32]; R] =
-            std::array::from_fn(|_| rows.next().expect("scratch has room for all positions"));
-        for group in 0..row_len / LANES {
+        let groups = self.visible[R - 1].div_ceil(LANES);
+        let scores = &mut scores.as_chunks_mut().0.as_chunks_mut::<R>().0[..groups];
+        let scale = l.splat(scale);
+        for (group, scores) in scores.iter_mut().enumerate() {
             let sums = scores_of_group::<L, E, R, N, P>(l, &head.key_group(group), self.queries);
-            for (row, sum) in rows.iter_mut().zip(sums) {
-                l.store(l.mul(sum, l.splat(scale)), &mut row.as_chunks_mut().0[group]);
+            for r in 0..R {
+                l.store(l.mul(sums[r], scale), &mut scores[r]);
             }
         }
         let mut inverse = [0.0; R];
         for r in 0..R {
-            let row = &mut rows[r][..self.visible[r]];
-            let m = largest(l, row);
-            inverse[r] = 1.0 / exponentials(l, row, m);
+            let (whole, rest) = scores.split_at_mut(self.visible[r] / LANES);
+            let tail = match rest {
+                [] => &mut [],
+                [rows, ..] => &mut rows[r][..self.visible[r] % LANES],
+            };
+            let m = largest(l, whole.iter().map(|rows| &rows[r]), tail);
+            inverse[r] = 1.0 / exponentials(l, whole.iter_mut().map(|rows| &mut rows[r]), tail, m);
         }
-        self.mix(l, head, rows.map(|row| &*row), inverse);
+        self.mix(l, head, scores, inverse);
     }
 
     /// o = Σ e_t · v_t, positions ascending, then times 1 / Z.
@@ -99,13 +107,13 @@ impl<'a> Tile<'a> {
         &mut self,
         l: L,
         head: &KvHead<'_, E>,
-        weights: [&[f32]; R],
+        weights: &[[Chunk; R]],
         inverse: [f32; R],
     ) {
         // As many chunks together as leave room for the values: independent sums hide the latency of each.
         let next = match (L::TILE, R) {
-            (4, _) | (2, 1) => self.mix_by::<L, E, R, 4>(l, head, 0, weights, inverse),
-            (2, _) => self.mix_by::<L, E, R, 2>(l, head, 0, weights, inverse),
+            (4, _) | (6, 1) => self.mix_by::<L, E, R, 4>(l, head, 0, weights, inverse),
+            (6, 2 | 3) => self.mix_by::<L, E, R, 2>(l, head, 0, weights, inverse),
             _ => 0,
         };
         self.mix_by::<L, E, R, 1>(l, head, next, weights, inverse);
@@ -118,7 +126,7 @@ impl<'a> Tile<'a> {
         l: L,
         head: &KvHead<'_, E>,
         mut first: usize,
-        weights: [&[f32]; R],
+        weights: &[[Chunk; R]],
         inverse: [f32; R],
     ) -> usize {
         while first + V <= self.value_dim.div_ceil(LANES) {
@@ -135,37 +143,56 @@ impl<'a> Tile<'a> {
         l: L,
         head: &KvHead<'_, E>,
         first: usize,
-        weights: [&[f32]; R],
+        weights: &[[Chunk; R]],
         inverse: [f32; R],
     ) {
         let mut o = [[l.splat(0.0); V]; R];
         // Together while all see the position, then each to its own end.
-        let common = self.visible[0];
-        let weights_common = weights.map(|row| &row[..common]);
-        for t in 0..common {
-            let mut values = [l.splat(0.0); V];
-            for c in 0..V {
-                values[c] = head.value(l, t, first + c);
+        let (whole, rest) = weights.split_at(self.visible[0] / LANES);
+        for (group, weights) in whole.iter().enumerate() {
+            for t in 0..LANES {
+                mix_position(l, head, group * LANES + t, first, weights, t, &mut o);
             }
-            for r in 0..R {
-                let e = l.splat(weights_common[r][t]);
-                for c in 0..V {
-                    o[r][c] = l.fma(e, values[c], o[r][c]);
-                }
-            }
+        }
+        let start = whole.len() * LANES;
+        for t in 0..self.visible[0] - start {
+            mix_position(l, head, start + t, first, &rest[0], t, &mut o);
         }
         let width = self.value_dim.next_multiple_of(LANES);
         for r in 0..R {
-            for t in common..self.visible[r] {
-                let e = l.splat(weights[r][t]);
+            for position in self.visible[0]..self.visible[r] {
+                let e = l.splat(weights[position / LANES][r][position % LANES]);
                 for c in 0..V {
-                    o[r][c] = l.fma(e, head.value(l, t, first + c), o[r][c]);
+                    o[r][c] = l.fma(e, head.value(l, position, first + c), o[r][c]);
                 }
             }
             let out = self.outputs[r * width..][..width].as_chunks_mut().0;
             for c in 0..V {
                 l.store(l.mul(o[r][c], l.splat(inverse[r])), &mut out[first + c]);
             }
+        }
+    }
+}
+
+/// `o += e_t · v_t` for all queries at one position, which is lane `t` of its group's weights.
+#[inline(always)]
+fn mix_position<L: Lanes, E: Element, const R: usize, const V: usize>(
+    l: L,
+    head: &KvHead<'_, E>,
+    position: usize,
+    first: usize,
+    weights: &[Chunk; R],
+    t: usize,
+    o: &mut [[L::F; V]; R],
+) {
+    let mut values = [l.splat(0.0); V];
+    for c in 0..V {
+        values[c] = head.value(l, position, first + c);
+    }
+    for r in 0..R {
+        let e = l.splat(weights[r][t]);
+        for c in 0..V {
+            o[r][c] = l.fma(e, values[c], o[r][c]);
         }
     }
 }
@@ -181,20 +208,19 @@ fn scores_of_group<L: Lanes, E: Element, const R: usize, const N: usize, const P
     queries: &[[f32; TILE]],
 ) -> [L::F; R] {
     const { assert!(N * P == LANES) };
-    let mut sums = [pass::<L, E, R, N>(l, keys, queries, 0); P];
-    for (i, sum) in sums.iter_mut().enumerate().skip(1) {
-        *sum = pass::<L, E, R, N>(l, keys, queries, i);
-    }
-    let mut width = P / 2;
-    while width > 0 {
-        for i in 0..width {
+    // Passes come in the order in which the tree joins them (0, 8, 4, 12, ...): what waits is one sum a level.
+    let mut waiting = [[l.splat(0.0); R]; 4];
+    let mut sum = pass::<L, E, R, N>(l, keys, queries, 0);
+    for next in 1..P {
+        waiting[(next - 1).trailing_ones() as usize] = sum;
+        sum = pass::<L, E, R, N>(l, keys, queries, next.reverse_bits() >> (usize::BITS - P.ilog2()));
+        for level in 0..next.trailing_ones() as usize {
             for r in 0..R {
-                sums[i][r] = l.add(sums[i][r], sums[i + width][r]);
+                sum[r] = l.add(waiting[level][r], sum[r]);
             }
         }
-        width /= 2;
     }
-    sums[0]
+    sum
 }
 
 /// The `N` partial sums s_i, s_(i + 16/N), ... and their sum.

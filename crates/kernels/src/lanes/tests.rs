@@ -160,7 +160,8 @@ impl Operation for Dot<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Vec<f32> {
-        vec![dot(l, self.0, self.1), largest(l, self.0)]
+        let (chunks, tail) = self.0.as_chunks();
+        vec![dot(l, self.0, self.1), largest(l, chunks.iter(), tail)]
     }
 }
 

@@ -38,7 +38,7 @@ macro_rules! fold {
 impl Lanes for Avx2 {
     type F = (__m256, __m256);
 
-    const TILE: usize = 2;
+    const TILE: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
