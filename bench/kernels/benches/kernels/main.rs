@@ -2,6 +2,7 @@
 //!
 //! - Matrix times vector, weights from memory: bytes per second as a share of the best read loop, with one thread and with two.
 //! - Matrix times 4 to 512 vectors: multiply-adds per second as a share of the dot instruction's rate from registers.
+//! - Attention with keys and values in F16: the same share; of f32 multiply-adds an instruction does a quarter as many.
 //!
 //! Every round takes one short sample of everything in turn, so that what disturbs the machine disturbs all alike; the figures are
 //! medians over the rounds, with the 10th and 90th percentile. With one thread the clock is the thread's own CPU time; with two
@@ -12,7 +13,9 @@ mod clock;
 mod weights;
 
 use clock::Samples;
-use moce_kernels::{Activations, Cpu, CpuOptions, Isa, Layout, Product, ReadLoop, Rows};
+use moce_kernels::{
+    Activations, Attention, Cpu, CpuOptions, Isa, KvCache, KvShape, KvType, Layout, Product, ReadLoop, Rows,
+};
 use moce_quant::Format;
 use weights::Weights;
 
@@ -27,6 +30,12 @@ const BATCH_ROWS: usize = 2048;
 
 /// Tokens of the arithmetic-bound part.
 const BATCHES: [usize; 5] = [4, 8, 16, 128, 512];
+
+/// Query heads, key heads and their width: the demo model's, Qwen1.5-MoE's, Mixtral's.
+const HEADS: [(usize, usize, usize); 3] = [(9, 3, 64), (16, 16, 128), (32, 8, 128)];
+
+/// Attending tokens: the first one's position, and how many.
+const ATTENDING: [(usize, usize); 4] = [(1000, 1), (600, 64), (0, 512), (3000, 64)];
 
 const FORMATS: [Format; 6] = [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q8_0, Format::F16, Format::F32];
 
@@ -50,6 +59,7 @@ fn main() {
         matrix_vector(&cpu(threads), rounds, &formats, &mut weights, &mut activations);
     }
     matrix_matrix(&cpu(1), rounds.div_ceil(4), &formats, &mut weights, &mut activations);
+    attention(&cpu(1), rounds.div_ceil(4));
 }
 
 fn fill(cpu: &Cpu, activations: &mut Activations, tokens: usize) {
@@ -110,8 +120,6 @@ fn matrix_vector(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
 }
 
 fn matrix_matrix(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Weights, activations: &mut Activations) {
-    /// About 0.7 ms.
-    const DOT_ROUNDS: usize = 200_000;
     let mut output = vec![0.0; BATCH_ROWS * BATCHES[BATCHES.len() - 1]];
     let mut peak = Samples::default();
     let mut products = vec![[const { Samples::new() }; BATCHES.len()]; formats.len()];
@@ -125,10 +133,7 @@ fn matrix_matrix(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
                 let multiply_adds = (tokens * BATCH_ROWS * COLUMNS) as f64;
                 samples[batch].take(cpu, multiply_adds, || cpu.multiply(&mut products));
             }
-            let multiply_adds = cpu.dots(1) as f64 * DOT_ROUNDS as f64;
-            peak.take(cpu, multiply_adds, || {
-                cpu.dots(DOT_ROUNDS);
-            });
+            take_peak(cpu, &mut peak);
         }
     }
     println!("matrix x matrix, 1 thread, % of the integer peak (float formats too): median (10 % .. 90 %)");
@@ -138,6 +143,49 @@ fn matrix_matrix(cpu: &Cpu, rounds: usize, formats: &[Format], weights: &mut Wei
     println!();
     for (format, samples) in formats.iter().zip(&products) {
         print!("  {:<6}", format.name());
+        samples.iter().for_each(|samples| print!("{:>20}", samples.show(100.0 / peak.median())));
+        println!();
+    }
+}
+
+/// One sample of the dot instruction's rate, about 0.7 ms.
+fn take_peak(cpu: &Cpu, peak: &mut Samples) {
+    const DOT_ROUNDS: usize = 200_000;
+    let multiply_adds = cpu.dots(1) as f64 * DOT_ROUNDS as f64;
+    peak.take(cpu, multiply_adds, || {
+        cpu.dots(DOT_ROUNDS);
+    });
+}
+
+fn attention(cpu: &Cpu, rounds: usize) {
+    let positions = ATTENDING.iter().map(|(first, tokens)| first + tokens).max().expect("there are cases");
+    let most_tokens = ATTENDING.iter().map(|&(_, tokens)| tokens).max().expect("there are cases");
+    println!("\nattention, 1 thread, % of the integer peak (25 % is the most): median (10 % .. 90 %)");
+    print!("  {:<18}", "tokens after");
+    ATTENDING.iter().for_each(|(first, tokens)| print!("{:>20}", format!("{tokens} after {first}")));
+    println!();
+    for (heads, kv_heads, width) in HEADS {
+        let shape = KvShape { kv_type: KvType::F16, context: positions, kv_heads, key_dim: width, value_dim: width };
+        let mut cache = KvCache::new(shape, 1).expect("memory");
+        let values: Vec<f32> =
+            (0..positions.max(most_tokens) * heads * width).map(|i| (i as f32 * 0.37).sin()).collect();
+        let stored = &values[..positions * kv_heads * width];
+        cpu.store_kv(&mut cache, 0, 0, stored, stored);
+        let mut scratch = vec![0.0; cpu.attention_scratch_len(&shape)];
+        let mut out = vec![0.0; most_tokens * heads * width];
+        let mut samples = [const { Samples::new() }; ATTENDING.len()];
+        let mut peak = Samples::default();
+        for _ in 0..rounds {
+            for (&(first_position, tokens), samples) in ATTENDING.iter().zip(&mut samples) {
+                let (q, out) = (&values[..tokens * heads * width], &mut out[..tokens * heads * width]);
+                let seen: usize = (0..tokens).map(|token| first_position + token + 1).sum();
+                let attention = Attention { cache: &cache, layer: 0, heads, scale: 0.125, first_position };
+                let multiply_adds = (seen * heads * 2 * width) as f64;
+                samples.take(cpu, multiply_adds, || cpu.attention(&attention, q, &mut scratch, out));
+            }
+            take_peak(cpu, &mut peak);
+        }
+        print!("  {:<18}", format!("{heads} / {kv_heads} x {width}"));
         samples.iter().for_each(|samples| print!("{:>20}", samples.show(100.0 / peak.median())));
         println!();
     }
