@@ -6,10 +6,18 @@ import statistics
 # Tokens of a window, and of a long one.
 WINDOW, LONG_WINDOW = 1024, 4096
 
+# The largest rise of perplexity that `moce sweep` draws.
+MOST_DRAWN = 0.1
+
 # What a study may leave out, in words.
 LEFT_OUT = {
     "evictions": "evictions without changing the text", "three-quarters": "three quarters cached on the whole text", "long": "long windows",
     "tasks": "tasks (MMLU, GSM8K, generated questions)",
+}  # fmt: skip
+
+# Recorded by others (github.com/Indoroid/DriftWood, Apache-2.0), with what they are of.
+PUBLIC_TRACES = {
+    "qwen": "Qwen3-30B-A3B, 6 of 128", "gemma": "gemma-4-26B-A4B, 6 of 128", "gptoss": "gpt-oss-120b, 2 of 128",
 }  # fmt: skip
 
 # As the paper's tables are ordered; drop-cold is not in it.
@@ -80,6 +88,11 @@ def of_experts(found, row):
     if row["routing"] == "original":
         return "—"
     return percent(math.log1p(row["perplexity_rise"]) / nats_of_experts(found, row["tokens"]))
+
+
+def priced(found, row):
+    """The rise, and what it is of the experts."""
+    return rise(row) if row["routing"] == "original" else f"{rise(row)}, {of_experts(found, row)}"
 
 
 def policies(found, rows, base=None, bound=None, names=label):
@@ -202,7 +215,7 @@ def divergence_part(found, facts):
     body = [
         (
             label(row["routing"]), f"{row['kl_mean']:.4f} ({span(row['kl_interval'], 4, 1)})",
-            f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row),
+            f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row), of_experts(found, row),
         )
         for row in rows
     ]  # fmt: skip
@@ -211,14 +224,14 @@ def divergence_part(found, facts):
 D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens; 0 where nothing changes. It sees changes that perplexity does not, and
 the two need not order policies alike.
 
-{table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)"], body)}"""
+{table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)", "of the experts"], body)}"""
 
 
 def pareto_part(found, facts):
-    rows = [row for row in found["pareto"] if row["on_front"]]
+    rows = [row for row in found["pareto"] if row["on_front"] and row["perplexity_rise"] <= MOST_DRAWN]
     return f"""## Quality against misses
 
-First {rows[0]['tokens']:,} tokens. Filled: no other point has both fewer misses and lower perplexity. Rises above 10 % are not drawn. Neighbours lie within
+First {rows[0]['tokens']:,} tokens. Filled: no other point has both fewer misses and lower perplexity. Rises above {percent(MOST_DRAWN, 0)} are not drawn. Neighbours lie within
 each other's intervals: read the shape, not single points.
 
 ![Rise of perplexity against miss rate](images/pareto.svg)
@@ -247,9 +260,9 @@ First {rows[0]['tokens']:,} tokens. Misses (of them gone):
 
 {by_size(gone)}
 
-Rise of perplexity (95 %):
+Rise of perplexity (95 %), and of the experts:
 
-{by_size(lambda row, base: rise(row))}
+{by_size(lambda row, base: priced(found, row))}
 
 Lifetime in tokens:
 
@@ -301,7 +314,30 @@ cached. Belady knows the future and bounds all.
 
 At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. With their default memories (in brackets how far from LRU to the bound that is):
 {", ".join(map(line, defaults))}.{hindsight}
-That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}."""
+That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}.{public_part(found)}"""
+
+
+def public_part(found):
+    """The same evictions on traces of other models."""
+    if not found["public"]:
+        return ""
+    body, gains = [], []
+    for trace, model in PUBLIC_TRACES.items():
+        cells = found["public"][trace]["cells"]
+        names = list(dict.fromkeys(cell["eviction"] for cell in cells))
+        at = {(cell["capacity"][0], cell["eviction"]): cell["total"] for cell in cells}
+        for cached in sorted({cell["capacity"][0] for cell in cells}):
+            body.append((model, cached, *(percent(at[cached, name]["miss_rate"], 2) for name in names)))
+            gains.append(1 - at[cached, "lfu:memory=64"]["miss_rate"] / at[cached, "lru"]["miss_rate"])
+    tokens = ", ".join(str(found["public"][trace]["cells"][0]["total"]["tokens"]) for trace in PUBLIC_TRACES)
+    return f"""
+
+On routing that other engines recorded of full-size models (one prompt and its answer each, {tokens} tokens, from an empty cache; DriftWood's public traces):
+
+{table(["model", "cached", *names], body)}
+
+`lfu` with its shorter memory changes the misses of LRU there by {percent(-max(gains), 0, True)} to {percent(-min(gains), 0, True)}: what it saves on the demo model is no promise
+for others, and LRU stays the default."""
 
 
 def ranks_part(found, facts):
@@ -326,12 +362,12 @@ def touch_part(found, facts):
     for row in ordered(found["touch"]):
         routing, strong = row["routing"], by_routing(found["capacity"], "50%")[row["routing"]]
         points.append(f"{100 * (row['miss_rate'] - strong['miss_rate']):+.2f} (`{routing}`)")
-        body.append((label(routing), percent(strong["miss_rate"], 2), percent(row["miss_rate"], 2), rise(strong), rise(row)))
+        body.append((label(routing), percent(strong["miss_rate"], 2), percent(row["miss_rate"], 2), priced(found, strong), priced(found, row)))
     return f"""## Touch order
 
 The paper touches a token's experts strongest first, so that the weakest ends most recent; the other way round, on the first {found["touch"][0]['tokens']:,} tokens:
 
-{table(["routing", "misses, strong first", "misses, weak first", "rise, strong first", "rise, weak first"], body)}
+{table(["routing", "misses, strong first", "misses, weak first", "rise, of the experts, strong first", "weak first"], body)}
 
 Weak first changes misses by {", ".join(points)} points."""
 
@@ -342,14 +378,14 @@ def start_part(found, facts):
         "empty": list(empty), "the experts with the lowest ids": found["start-first"],
         "drawn by chance": found["start-random"], "saved after the first 4,000 characters of WikiText-2 valid": found["start-saved"],
     }  # fmt: skip
-    body = [(name, percent(original(rows)["miss_rate"], 2), percent(fast(rows)["miss_rate"], 2), rise(fast(rows))) for name, rows in starts.items()]
+    body = [(name, percent(original(rows)["miss_rate"], 2), percent(fast(rows)["miss_rate"], 2), priced(found, fast(rows))) for name, rows in starts.items()]
     most = (facts["experts"]["count"] // 2) / (WINDOW * facts["experts"]["per_token"])
     gain = lambda name: 100 * (original(empty)["miss_rate"] - original(found[name])["miss_rate"])
     return f"""## Start of the cache
 
 What is cached where each window of {WINDOW:,} tokens begins; first {found["start-first"][0]['tokens']:,} tokens.
 
-{table(["start", "original: misses", "fast: misses", "fast: rise (95 %)"], body)}
+{table(["start", "original: misses", "fast: misses", "fast: rise (95 %), of the experts"], body)}
 
 An empty cache can cost at most one miss for each of its places, {percent(most, 2)} of a window's choices. With original routing a saved cache gives back {gain("start-saved"):.2f}
 points of that, one drawn by chance {gain("start-random"):.2f}."""
@@ -441,6 +477,20 @@ def spread(speed):
     return f"{speed['median']:.1f} ({speed['least']:.1f} to {speed['most']:.1f})"
 
 
+def faster(cell):
+    """What a policy reaches of what its fewer misses allow."""
+    own, policy = cell["original"], cell["policy"]
+    speeds = [row["generation"]["tokens_per_second"] for row in (policy, own)]
+    reached = speeds[0]["median"] / speeds[1]["median"]
+    least, most = speeds[0]["least"] / speeds[1]["most"], speeds[0]["most"] / speeds[1]["least"]
+    allowed = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"]
+    gone = 1 - policy["generation"]["miss_rate"] / own["generation"]["miss_rate"]
+    return (
+        f"takes away {percent(gone, 0)} of the misses: {reached:.2f} times the speed of lossless LRU (runs: {least:.2f} to {most:.2f}). The two "
+        f"bounds allow {allowed:.2f} times; {percent(reached / allowed, 0)} of that ratio is reached."
+    )
+
+
 def speed_part(found, facts):
     """Speed of a full-size shape, and how much of what fewer misses allow was reached."""
     if not found["speed"]:
@@ -463,18 +513,14 @@ def speed_part(found, facts):
         peer = cell["llama.cpp"]
         if peer:
             body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
-        own, policy = cell["original"], cell["policy"]
-        speeds = [row["generation"]["tokens_per_second"] for row in (policy, own)]
-        reached = speeds[0]["median"] / speeds[1]["median"]
-        least, most = speeds[0]["least"] / speeds[1]["most"], speeds[0]["most"] / speeds[1]["least"]
-        allowed = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"]
-        gone = 1 - policy["generation"]["miss_rate"] / own["generation"]["miss_rate"]
-        sentences.append(
-            f"- {capacity}: `{routing}` (perplexity {rise(pick)} on the validation text, where it misses {percent(pick['miss_rate'])}) takes away {percent(gone, 0)} of "
-            f"the misses: {reached:.2f} times the speed of lossless LRU (runs: {least:.2f} to {most:.2f}). The two bounds allow {allowed:.2f} times; "
-            f"{percent(reached / allowed, 0)} of that ratio is reached."
-            + (f" llama.cpp against our own routing by chance: {peer['tokens_per_second']['median'] / cell['chance']['generation']['tokens_per_second']['median']:.2f} times." if peer else "")
-        )
+        beside = f" llama.cpp against our own routing by chance: {peer['tokens_per_second']['median'] / cell['chance']['generation']['tokens_per_second']['median']:.2f} times." if peer else ""
+        sentences.append(f"- {capacity}: `{routing}` (perplexity {rise(pick)} on the validation text, where it misses {percent(pick['miss_rate'])}) {faster(cell)}{beside}")
+    slow = found["speed"]["slow"]
+    held = "" if not slow else f"""
+
+Flash is fast here for so slow a processor: the fewer bytes a second, the more it matters what is read. Half of the experts cached, all reads of the
+process held to {slow['megabytes']} MB/s by the system (3 rounds): from {spread(slow['original']['generation']['tokens_per_second'])} tokens/s with lossless LRU to
+{spread(slow['policy']['generation']['tokens_per_second'])}; `{slow['chosen']['routing']}` {faster(slow)}"""
     return f"""## Speed
 
 Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
@@ -487,7 +533,7 @@ misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *rea
 
 {table(["cached", "memory, GiB", "routing", "tokens/s", "misses", "MiB read a token", "bound", "reached"], body)}
 
-{chr(10).join(sentences)}
+{chr(10).join(sentences)}{held}
 
 `moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes --rounds 1 -n 8` makes the file; llama.cpp is built as
 [bench/oracles/README.md](../bench/oracles/README.md) says."""
@@ -505,6 +551,7 @@ def write(found, facts, arguments):
     options += [f"--quoted {arguments.quoted}"] if arguments.quoted else []
     options += [f"--without {arguments.without}"] if arguments.without else []
     options += ["--shape SHAPE.gguf"] if arguments.shape else []
+    options += [f"--slow-flash {arguments.slow_flash}"] if arguments.slow_flash else []
     options += ["--llama-cpp llama.cpp/build/bin"] if arguments.llama_cpp else []
     options += [arguments.model] if arguments.model else []
     name = arguments.model or f"the demo model ([models/README.md](../models/README.md)), {facts['name']}"

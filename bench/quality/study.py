@@ -2,7 +2,8 @@
 
     python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY [MODEL.gguf]
 
-DATA holds wikitext2/wiki.test.raw, wikitext2/wiki.valid.raw, mmlu/ and gsm8k/. Figures are on the test text, every choice of a
+DATA holds wikitext2/wiki.test.raw, wikitext2/wiki.valid.raw, mmlu/, gsm8k/ and traces/driftwood/*.route.csv (github.com/Indoroid/DriftWood,
+docs/bench-data/2026-07-15-route-trace; Apache-2.0). Figures are on the test text, every choice of a
 parameter is made on the validation text. Every step keeps its result in STUDY, so that a study that was broken off goes on where it
 stopped, also on another machine; with another model or limit give another folder. `demo/` beside this file holds what has been measured of the demo
 model. Standard library only; several hours on two cores, of which the tasks take most (`--without tasks` leaves them out, `--limit` and
@@ -20,6 +21,7 @@ import subprocess
 import sys
 
 import page
+import read_limit
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -73,14 +75,15 @@ class Study:
             sys.exit(f"{self.folder} holds a study of another model, version or text; give another folder with -o")
         write(path, json.dumps(facts, indent=1))
 
-    def moce(self, *command):
+    def moce(self, *command, enter=None):
+        """What it prints. `enter` is called in the process before it runs."""
         command = [str(part) for part in (self.arguments.moce, *command)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, stdin=subprocess.DEVNULL, preexec_fn=enter)
         if done.returncode != 0:
             sys.exit(f"{' '.join(command)}: status {done.returncode}")
         return done.stdout
 
-    def step(self, name, *command):
+    def step(self, name, *command, enter=None):
         """The JSON that a command prints; from its file if the same command has run already."""
         path = self.folder / f"{name}.json"
         command = list(map(str, command))
@@ -91,7 +94,7 @@ class Study:
                 sys.exit(f"{path} holds the result of another command: {' '.join(step['command'])}; give another folder with -o")
             return step["result"]
         print(f"{name}: moce {' '.join(shown)}", file=sys.stderr)
-        return self.keep(path, shown, json.loads(self.moce(*command, "--json")))
+        return self.keep(path, shown, json.loads(self.moce(*command, "--json", enter=enter)))
 
     def has(self, name):
         """Whether a step has been done."""
@@ -204,23 +207,36 @@ def evictions(study, tokens):
     )  # fmt: skip
 
 
+def public_traces(study):
+    """Evictions on what other engines recorded of other models: choices alone, of one short answer each."""
+    found = {}
+    for name in page.PUBLIC_TRACES:
+        trace = study.folder / f"{name}.trace"
+        if not study.has(f"evictions-{name}"):
+            study.moce("trace", "import", study.data / "traces" / "driftwood" / f"{name}.route.csv", "-o", trace, "--force")
+        found[name] = study.step(
+            f"evictions-{name}", "simulate", trace, "--capacity", "12.5%,25%", "--eviction", "lru,lfu:memory=64,lfu:memory=256,s3fifo"
+        )
+    return found
+
+
 def tasks(study):
     """Accuracy by routing, question by question: generated questions without examples, MMLU and GSM8K with five."""
     found = {}
     generated = [(exercises.stem, exercises, []) for exercises in (EXERCISES / f"{kind}.jsonl" for kind in KINDS)]
     common = [(task, task, ["--data", study.data / task]) for task in ("gsm8k", "mmlu")]
-    for asked, routing in itertools.product((generated, common), ("original", "fast", NO_EXPERTS)):
+    routings = {"original": "original", "fast": "fast", "no-experts": NO_EXPERTS}
+    for asked, name in itertools.product((generated, common), routings):
         for task, questions, data in asked:
-            name = f"{task}-{'no-experts' if routing == NO_EXPERTS else routing}"
-            baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if routing != "original" else []
-            answers = study.folder / f"{name}.jsonl"
-            if answers.exists() and not (study.folder / f"{name}.json").exists():
+            baseline = ["--baseline", study.folder / f"{task}-original.jsonl"] if name != "original" else []
+            answers = study.folder / f"{task}-{name}.jsonl"
+            if answers.exists() and not study.has(answers.stem):
                 answers.rename(answers.with_name(answers.name + ".partial"))  # all asked, but not yet counted
-            found[name] = study.step(
-                name, "eval", questions, *study.model, *data, "--routing", routing,
+            found[answers.stem] = study.step(
+                answers.stem, "eval", questions, *study.model, *data, "--routing", routings[name],
                 "-o", answers, *baseline,
             )  # fmt: skip
-    return found
+    return {f"{task}-{name}": found[f"{task}-{name}"] for task, *_ in generated + common for name in routings}
 
 
 def letters(study):
@@ -236,7 +252,10 @@ def speed(study):
     shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
     names = {capacity: f"speed-{capacity.rstrip('%')}" for capacity in ("25%", "50%", "75%")}
     kinds = ("chance", "model", "llama-cpp") if llama_cpp else ("chance", "model")
-    machine = study.one_machine([f"{name}-{kind}" for name in names.values() for kind in kinds])
+    slow = study.arguments.slow_flash
+    slow_name = f"speed-50-at-{slow}-MB"
+    steps = [f"{name}-{kind}" for name in names.values() for kind in kinds] + ([slow_name] if slow else [])
+    machine = study.one_machine(steps)
     trace = study.folder / "valid.trace"
     if not all(study.has(f"{name}-model") for name in names.values()) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
@@ -253,7 +272,13 @@ def speed(study):
         model = study.step(f"{name}-model", *bench, *replay)["cells"]
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
         cells.append({"chosen": chosen, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
-    return {"cells": cells, "processor": machine["processor"]}
+    if slow:
+        grid = f"original;{cells[1]['chosen']['routing']}"
+        bench = ["bench", shape, "--capacity", "50%", "--prompt-tokens", 256, "-n", 128, "--ceilings", "--rounds", 3]
+        with read_limit.read_limit(shape, slow * 1_000_000) as enter:
+            rows = study.step(slow_name, *bench, "--replay", trace, "--routing-grid", grid, enter=enter)["cells"]
+        slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "original": rows[0], "policy": rows[1]}
+    return {"cells": cells, "slow": slow, "processor": machine["processor"]}
 
 
 def strongest_within(rows, most):
@@ -286,12 +311,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", help="GGUF file (default: the demo model)")
     parser.add_argument("--moce", required=True)
-    parser.add_argument("--data", required=True, help="folder with wikitext2/, mmlu/ and gsm8k/")
+    parser.add_argument("--data", required=True, help="folder with wikitext2/, mmlu/, gsm8k/ and traces/driftwood/")
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
     parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
     parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
     parser.add_argument("--without", default="", help="parts to leave out, with commas: " + ", ".join(page.LEFT_OUT))
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
+    parser.add_argument("--slow-flash", type=int, metavar="MB", help="speed once more, with reads held to so many megabytes a second; needs root")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
@@ -305,6 +331,7 @@ def main():
     study = Study(arguments)
     found = quality(study)
     found["evictions"] = None if "evictions" in left_out else evictions(study, found["main"][0]["tokens"])
+    found["public"] = None if "evictions" in left_out else public_traces(study)
     found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
     found["long"] = None if "long" in left_out else long(study)
     if found["long"]:

@@ -104,7 +104,7 @@ fn describe(sum: &PhaseReport) -> String {
     if sum.counts.own_selections > 0 {
         text += &format!(
             " | hits {:.0} % | flash {} a token, {:.0} % waiting",
-            100.0 * (1.0 - sum.counts.miss_rate()),
+            100.0 * sum.counts.hit_rate(),
             report::size(sum.traffic.flash_bytes / sum.tokens.max(1) as u64),
             100.0 * sum.traffic.waited.as_secs_f64() / sum.time.as_secs_f64().max(f64::MIN_POSITIVE),
         );
@@ -115,13 +115,13 @@ fn describe(sum: &PhaseReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moce_engine::routing::Counts;
 
     #[test]
     fn the_status_tells_speed_hits_and_traffic() {
         let mut sum = PhaseReport { tokens: 4, time: Duration::from_secs(2), ..PhaseReport::default() };
         assert_eq!(describe(&sum), "2.0 tokens/s");
-        sum.counts.own_selections = 8;
-        sum.counts.misses = 2;
+        sum.counts = Counts { own_selections: 12, selections: 8, hits: 6, misses: 2, ..Counts::default() };
         sum.traffic.flash_bytes = 4 << 20;
         sum.traffic.waited = Duration::from_millis(500);
         assert_eq!(describe(&sum), "2.0 tokens/s | hits 75 % | flash 1.0 MiB a token, 25 % waiting");

@@ -58,6 +58,8 @@ pub struct PhaseReport {
     pub time: Duration,
     /// Choices and misses of the session's logical cache.
     pub counts: Counts,
+    /// Bytes of the experts that it missed, each time.
+    pub logical_bytes: u64,
     /// What was read from flash, for this session or another that ran meanwhile.
     pub traffic: Traffic,
 }
@@ -194,27 +196,49 @@ pub fn generate(
 #[derive(Clone, Copy)]
 struct Meter {
     time: Instant,
-    prompt: Counts,
-    generation: Counts,
+    prompt: Routed,
+    generation: Routed,
     traffic: Traffic,
+}
+
+/// What was counted of one phase.
+#[derive(Clone, Copy)]
+struct Routed {
+    counts: Counts,
+    logical_bytes: u64,
+}
+
+impl Routed {
+    fn read(session: &Session, phase: Phase) -> Routed {
+        let routing = session.routing();
+        let bytes = session.engine().expert_bytes().iter().enumerate();
+        let logical_bytes = bytes.map(|(layer, bytes)| routing.counts(layer, phase).misses * bytes).sum();
+        Routed { counts: routing.total(phase), logical_bytes }
+    }
 }
 
 impl Meter {
     fn read(session: &Session) -> Meter {
         Meter {
             time: Instant::now(),
-            prompt: session.routing().total(Phase::Prompt),
-            generation: session.routing().total(Phase::Generation),
+            prompt: Routed::read(session, Phase::Prompt),
+            generation: Routed::read(session, Phase::Generation),
             traffic: session.engine().traffic(),
         }
     }
 
     fn since(&self, earlier: &Meter, phase: Phase, tokens: usize) -> PhaseReport {
-        let counts = match phase {
-            Phase::Prompt => self.prompt - earlier.prompt,
-            Phase::Generation => self.generation - earlier.generation,
+        let (now, before) = match phase {
+            Phase::Prompt => (self.prompt, earlier.prompt),
+            Phase::Generation => (self.generation, earlier.generation),
         };
-        PhaseReport { tokens, time: self.time - earlier.time, counts, traffic: self.traffic - earlier.traffic }
+        PhaseReport {
+            tokens,
+            time: self.time - earlier.time,
+            counts: now.counts - before.counts,
+            logical_bytes: now.logical_bytes - before.logical_bytes,
+            traffic: self.traffic - earlier.traffic,
+        }
     }
 }
 

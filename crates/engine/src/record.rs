@@ -3,10 +3,9 @@
 //! A step runs layer by layer and a trace holds token by token, so the tokens of a step are kept until it is done.
 
 use crate::tap::{ObservedStep, RoutingObserver};
-use crate::{Engine, Error, NewFile, Session};
+use crate::{Error, NewFile, Session};
 use moce_routing::{
-    Selection, SessionRouting, Start, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken,
-    TraceWriter,
+    Selection, Start, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel, TraceToken, TraceWriter,
 };
 use std::path::{Path, PathBuf};
 
@@ -33,7 +32,7 @@ impl RoutingRecorder {
         overwrite: bool,
     ) -> Result<RoutingRecorder, Error> {
         let file = NewFile::create(path, overwrite).map_err(|cause| file_error(path, cause))?;
-        let header = header(session.engine(), session.routing(), scores);
+        let header = header(session, scores);
         let writer = TraceWriter::new(file, header).map_err(|cause| trace_error(path, cause))?;
         Ok(RoutingRecorder { path: path.to_owned(), writer, tokens: Vec::new(), count: 0 })
     }
@@ -78,7 +77,8 @@ fn trace_error(path: &Path, cause: TraceError) -> Error {
     Error::Trace { path: path.to_owned(), cause }
 }
 
-fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores>) -> TraceHeader {
+fn header(session: &Session, scores: Option<StoredScores>) -> TraceHeader {
+    let (engine, routing) = (session.engine(), session.routing());
     let h = engine.hyperparameters();
     let (experts, experts_per_token) = h.experts.map_or((0, 0), |experts| (experts.count, experts.per_token));
     let options = routing.options();
@@ -87,6 +87,11 @@ fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores
     let start = match (0..routing.layer_count()).all(starts_so) {
         true => options.start.clone(),
         false => Start::Given((0..routing.layer_count()).map(|layer| routing.cached(layer).collect()).collect()),
+    };
+    // What is chosen is what was recorded, whatever the session's own policy would choose.
+    let (policy, prompt_policy) = match session.replayed() {
+        Some(recorded) => (recorded.policy.clone(), recorded.prompt_policy.clone()),
+        None => (options.policy.to_string(), options.prompt_policy.to_string()),
     };
     let layer = |(layer, &expert_bytes)| TraceLayer { expert_bytes, capacity: routing.shape(layer).capacity };
     TraceHeader {
@@ -100,8 +105,8 @@ fn header(engine: &Engine, routing: &SessionRouting, scores: Option<StoredScores
         experts,
         experts_per_token,
         scores,
-        policy: options.policy.to_string(),
-        prompt_policy: options.prompt_policy.to_string(),
+        policy,
+        prompt_policy,
         eviction: options.eviction.to_string(),
         touch: options.touch,
         start,

@@ -5,7 +5,9 @@ use crate::layers::LogitsWanted;
 use crate::tap::{RoutingObserver, RoutingTap, Start};
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
-use moce_routing::{EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting};
+use moce_routing::{
+    EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting, TraceHeader,
+};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,6 +197,11 @@ impl Session {
         }
         self.tap.replay_selections(replay);
         Ok(())
+    }
+
+    /// Where selections are re-applied: what was recorded.
+    pub(crate) fn replayed(&self) -> Option<&TraceHeader> {
+        self.tap.replayed()
     }
 
     /// From now on `observer` sees every choice. One that was there before is given back.

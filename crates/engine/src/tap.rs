@@ -3,7 +3,7 @@
 
 use crate::Error;
 use moce_routing::{
-    Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TraceError, TraceReader,
+    Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TraceError, TraceHeader, TraceReader,
 };
 use std::fs::File;
 use std::io::BufReader;
@@ -112,6 +112,14 @@ impl RoutingTap {
     pub(crate) fn replay_selections(&mut self, replay: Arc<SelectionReplay>) {
         let chosen = Vec::with_capacity(replay.header().experts_per_token);
         self.source = Source::Selections { replay, done: 0, chosen };
+    }
+
+    /// Where selections are re-applied: what was recorded.
+    pub(crate) fn replayed(&self) -> Option<&TraceHeader> {
+        match &self.source {
+            Source::Selections { replay, .. } => Some(replay.header()),
+            Source::Router | Source::Scores(_) => None,
+        }
     }
 
     /// Exchanges the observer.

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
-use moce_engine::routing::{Counts, Phase, Policy, RoutingOptions};
+use moce_engine::routing::{Counts, Phase, Policy, RoutingOptions, Selection, Start, TouchOrder};
 use moce_engine::{
-    Backend, Budget, Capacity, CpuOptions, Engine, EngineOptions, Faults, FlashOptions, Prefetch, Session,
+    Backend, Budget, Capacity, CpuOptions, Engine, EngineOptions, Error, Faults, FlashOptions, ObservedStep, Prefetch,
+    RoutingObserver, Session,
 };
 use moce_quant::Format;
 use moce_testkit::ModelFile;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -27,23 +29,74 @@ fn routing(policy: &str) -> RoutingOptions {
     RoutingOptions { prompt_policy: policy.clone(), policy, ..RoutingOptions::default() }
 }
 
-fn open(path: &Path, policy: &str, chunk: usize, memory: Budget) -> Arc<Engine> {
+/// Every policy, and evictions, touch orders and starts other than the default ones.
+fn routings() -> impl Iterator<Item = RoutingOptions> {
+    let others = [
+        ("cache-prior:lambda=0.5,j=1", "lfu:memory=64", TouchOrder::WeakFirst, Start::First),
+        ("max-rank", "s3fifo", TouchOrder::StrongFirst, Start::Random(1)),
+        ("drop-cold:j=1", "score:memory=16", TouchOrder::WeakFirst, Start::Empty),
+    ];
+    let other = |(policy, eviction, touch, start): (_, &str, _, _)| RoutingOptions {
+        eviction: eviction.parse().unwrap(),
+        touch,
+        start,
+        ..routing(policy)
+    };
+    POLICIES.into_iter().map(routing).chain(others.map(other))
+}
+
+fn open(path: &Path, routing: RoutingOptions, chunk: usize, memory: Budget) -> Arc<Engine> {
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         memory,
         capacity: Some(Capacity::Experts(6)),
         chunk: Some(chunk),
-        routing: routing(policy),
+        routing,
         logit_rows: 8,
         ..EngineOptions::default()
     };
     Arc::new(Engine::open(path, &options).unwrap())
 }
 
-/// Logits of every token as bits, what was counted, and which experts are cached at the end.
-type Outcome = (Vec<u32>, Counts, Vec<Vec<u32>>);
+/// The experts chosen for each token and layer, strongest first.
+type Selections = BTreeMap<(usize, usize), Vec<u32>>;
+
+/// Writes down what is chosen.
+#[derive(Clone, Default)]
+struct Chosen {
+    /// Tokens before the step, and with it.
+    done: (usize, usize),
+    selections: Arc<Mutex<Selections>>,
+}
+
+impl RoutingObserver for Chosen {
+    fn begin(&mut self, step: &ObservedStep<'_>) {
+        self.done = (self.done.1, self.done.1 + step.tokens.len());
+    }
+
+    fn routed(&mut self, layer: usize, token: usize, _: &[f32], selection: &Selection) {
+        let place = (self.done.0 + token, layer);
+        assert!(
+            self.selections.lock().unwrap().insert(place, selection.ranked().to_vec()).is_none(),
+            "{place:?} twice"
+        );
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Logits of every token as bits, what was chosen and counted, and which experts are cached at the end.
+type Outcome = (Vec<u32>, Selections, Counts, Vec<Vec<u32>>);
 
 fn outcome(mut session: Session, tokens: &[u32], batched: bool) -> Outcome {
+    let chosen = Chosen::default();
+    session.observe(Box::new(chosen.clone()));
     let mut bits = Vec::new();
     let mut receive = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
     if batched {
@@ -58,26 +111,33 @@ fn outcome(mut session: Session, tokens: &[u32], batched: bool) -> Outcome {
     let mut counts = routing.total(Phase::Prompt);
     counts += routing.total(Phase::Generation);
     let cached = (0..routing.layer_count()).map(|layer| routing.cached(layer).collect()).collect();
-    (bits, counts, cached)
+    let selections = std::mem::take(&mut *chosen.selections.lock().unwrap());
+    assert_eq!(selections.len(), tokens.len() * routing.layer_count());
+    (bits, selections, counts, cached)
 }
 
 #[test]
 fn every_policy_gives_the_same_bits_however_tokens_come_and_wherever_experts_are() {
     let model = ModelFile::new("qwen2moe", Format::Q4_0);
     let mut seen = Vec::new();
-    for policy in POLICIES {
+    let whole = model.tokens.len();
+    for routing in routings() {
         let run = |chunk, memory, batched| {
-            let engine = open(&model.path, policy, chunk, memory);
+            let engine = open(&model.path, routing.clone(), chunk, memory);
             outcome(Session::new(&engine).unwrap(), &model.tokens, batched)
         };
-        let expected = run(64, Budget::All, true);
-        assert!(expected.1.changed > 0, "{policy} changed nothing: {:?}", expected.1);
-        for (chunk, memory, batched) in
-            [(1, Budget::All, true), (7, Budget::Auto, true), (64, Budget::Auto, true), (64, Budget::Auto, false)]
-        {
-            assert!(run(chunk, memory, batched) == expected, "{policy}: chunks of {chunk}, {memory:?}, {batched}");
+        let expected = run(whole, Budget::All, true);
+        assert!(expected.2.changed > 0, "{routing:?} changed nothing: {:?}", expected.2);
+        for (chunk, memory, batched) in [
+            (whole, Budget::Auto, true),
+            (64, Budget::All, true),
+            (7, Budget::Auto, true),
+            (1, Budget::All, true),
+            (whole, Budget::Auto, false),
+        ] {
+            assert!(run(chunk, memory, batched) == expected, "{routing:?}: chunks of {chunk}, {memory:?}, {batched}");
         }
-        assert!(!seen.contains(&expected.0), "{policy} computes what another policy does");
+        assert!(!seen.contains(&expected.0), "{routing:?} computes what another one does");
         seen.push(expected.0);
     }
 }
@@ -115,7 +175,7 @@ fn neither_threads_nor_the_device_nor_late_reads_change_a_lossy_run() {
             outcome(Session::new(&engine).unwrap(), &model.tokens, false)
         };
         let expected = run(1, Budget::All, Backend::Pread, Prefetch::Off, 0.0);
-        assert!(expected.1.changed > 0, "{policy} changed nothing: {:?}", expected.1);
+        assert!(expected.2.changed > 0, "{policy} changed nothing: {:?}", expected.2);
         for (threads, backend, prefetch, late) in [
             (1, Backend::Pread, Prefetch::Off, 0.4),
             (2, Backend::Auto, Prefetch::NextLayer, 0.0),
@@ -133,19 +193,21 @@ fn neither_threads_nor_the_device_nor_late_reads_change_a_lossy_run() {
 #[test]
 fn a_policy_without_strength_is_the_model_itself() {
     let model = ModelFile::new("mixtral", Format::Q4_0);
-    let run = |policy| outcome(Session::new(&open(&model.path, policy, 64, Budget::All)).unwrap(), &model.tokens, true);
-    let (bits, counts, cached) = run("original");
+    let run = |policy| {
+        outcome(Session::new(&open(&model.path, routing(policy), 64, Budget::All)).unwrap(), &model.tokens, true)
+    };
+    let expected = run("original");
     for policy in ["cache-prior:lambda=0.000001", "cache-prior:lambda=0", "max-rank:m=2", "cumulative:p=0"] {
-        assert!(run(policy) == (bits.clone(), counts, cached.clone()), "{policy}");
+        assert!(run(policy) == expected, "{policy}");
     }
 }
 
 #[test]
 fn sessions_may_have_routings_of_their_own_on_one_engine() {
     let model = ModelFile::new("qwen2moe", Format::Q4_0);
-    let engine = open(&model.path, "original", 64, Budget::All);
+    let engine = open(&model.path, routing("original"), 64, Budget::All);
     for policy in POLICIES {
-        let alone = open(&model.path, policy, 64, Budget::All);
+        let alone = open(&model.path, routing(policy), 64, Budget::All);
         let expected = outcome(Session::new(&alone).unwrap(), &model.tokens, true);
         let capacity = engine.plan().resolve_capacity(&Capacity::Experts(6)).unwrap();
         let own = Session::with_routing(&engine, &routing(policy), &capacity).unwrap();

@@ -86,6 +86,11 @@ fn a_recorded_lossy_run_comes_out_the_same_under_any_policy() {
         assert!(run(&mut session, &model.tokens) == expected, "{policy}, {capacity} cached, chunks of {chunk}");
         finish(&mut session);
         assert_eq!(read(&again), read(&model.folder().join("run.trace")));
+        let header = TraceReader::new(File::open(&again).unwrap()).unwrap().header().clone();
+        assert_eq!(
+            (header.policy.as_str(), header.prompt_policy),
+            ("cache-prior:lambda=0.5,j=1", header.policy.clone())
+        );
     }
 }
 

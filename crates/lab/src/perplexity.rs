@@ -79,6 +79,9 @@ pub struct PerplexityReport {
     pub changed_selections: u64,
     /// The same as a share of tokens · layers · K.
     pub changed_share: f64,
+    /// Of the model's strongest choices (as many as J is by default) the share that ran; unknown in results of earlier versions.
+    #[serde(default)]
+    pub top_j_kept: Option<f64>,
     /// Beside original routing on the same text, if that was asked for.
     #[serde(flatten)]
     pub divergence: Option<DivergenceReport>,
@@ -235,6 +238,7 @@ fn routing_report(session: &Session) -> PerplexityReport {
         capacity: layers.map(|layer| routing.shape(layer).capacity).collect(),
         changed_selections: total.changed,
         changed_share: total.changed_share(),
+        top_j_kept: Some(total.top_kept()),
         divergence: None,
         per_layer: per_layer.collect(),
     }

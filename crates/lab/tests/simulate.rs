@@ -137,6 +137,10 @@ fn a_lossy_record_is_simulated_from_its_scores_or_as_it_was() {
         let error = simulate(TraceReader::new(&trace[..]).unwrap(), &options).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("scores"), "{error}");
     }
+    // Scores that the policy's own choices led to route as the run did.
+    let (with_scores, session) = recorded("cache-prior:lambda=0.3", Some(Precision::F32));
+    let report = run(&with_scores, &options("cache-prior:lambda=0.3", vec![Capacity::Experts(20)], &["lru"]));
+    assert_as_in_session(&report.cells[0], &session);
     // One cache for all layers takes the choices as they were recorded, with scores or without.
     let (with_scores, _) = recorded("cache-prior:lambda=0.3", Some(Precision::F16));
     let (original, _) = recorded("original", None);

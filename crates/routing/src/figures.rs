@@ -32,6 +32,11 @@ impl Counts {
         ratio(self.misses, self.own_selections)
     }
 
+    /// hits / selections: of the experts that ran, so that dropped ones are neither hits nor misses; 0 without tokens.
+    pub fn hit_rate(&self) -> f64 {
+        ratio(self.hits, self.selections)
+    }
+
     /// Share of the model's own choices that did not run; 0 without tokens.
     pub fn changed_share(&self) -> f64 {
         ratio(self.changed, self.own_selections)

@@ -68,6 +68,13 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
     report::say(format_args!(
         "routing: {policy} (prompt: {prompt}): the text may differ from the model's own; what that costs is {price}"
     ));
+    if engine.plan().capacity == engine.plan().experts
+        && [policy, prompt].iter().any(|policy| policy.looks_at_the_cache())
+    {
+        report::say(
+            "every expert of a layer fits in its cache here: once all have run, leaning changes and saves nothing",
+        );
+    }
 }
 
 /// The context length that the model was made for.

@@ -88,7 +88,11 @@ fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
         Some(replayed) => format!("as recorded ({replayed})"),
         None => report.routing.clone(),
     };
-    writeln!(output, "routing               {routing}, {:.2} % of the choices changed", 100.0 * report.changed_share)
+    write!(output, "routing               {routing}, {:.2} % of the choices changed", 100.0 * report.changed_share)?;
+    match report.top_j_kept {
+        Some(kept) if kept < 1.0 => writeln!(output, ", {:.2} % of the strongest kept", 100.0 * kept),
+        _ => writeln!(output),
+    }
 }
 
 fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> std::io::Result<()> {

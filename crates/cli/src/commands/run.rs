@@ -144,7 +144,7 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
         let tokens = generation.generation.tokens as u64;
         line += &format!(
             " | hits: {:.1} % | flash: {} a token, {:.0} % of the time waiting",
-            100.0 * (1.0 - generation.generation.counts.miss_rate()),
+            100.0 * generation.generation.counts.hit_rate(),
             report::size(generation.generation.traffic.flash_bytes / tokens),
             100.0 * generation.generation.traffic.waited.as_secs_f64() / generation.generation.time.as_secs_f64(),
         );
@@ -253,6 +253,7 @@ struct PhaseSummary {
     misses: u64,
     miss_rate: f64,
     misses_per_token: f64,
+    logical_bytes: u64,
     flash_bytes: u64,
     fetches: u64,
     late_hits: u64,
@@ -272,6 +273,7 @@ impl PhaseSummary {
             misses: phase.counts.misses,
             miss_rate: phase.counts.miss_rate(),
             misses_per_token: phase.counts.misses as f64 / phase.tokens.max(1) as f64,
+            logical_bytes: phase.logical_bytes,
             flash_bytes: phase.traffic.flash_bytes,
             fetches: phase.traffic.fetches,
             late_hits: phase.traffic.late_hits,

@@ -22,7 +22,8 @@ pub(crate) struct Simulate {
     /// A trace, as `moce trace record` or `moce trace import` writes it
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) trace: PathBuf,
-    /// Routing policies to try, with lists and ranges: `original;cache-prior:lambda=0..0.25/5,j=1|2`
+    /// Routing policies to try, with lists and ranges: `original;cache-prior:lambda=0..0.25/5,j=1|2`. A trace does not react to
+    /// changed choices, so what they cost in quality takes `moce perplexity` or `moce sweep`
     #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
     pub(crate) routing_grid: Vec<Policies>,
     /// The policy for prompt tokens
@@ -98,6 +99,11 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
             report.selections_per_second() / 1e6
         );
         report::say(report::dim(&line));
+    }
+    if !global.quiet && report.cells.iter().any(|cell| cell.changed_selections.is_some_and(|changed| changed > 0)) {
+        report::say(report::dim(
+            "misses of other choices than the recorded ones are an estimate: later scores are those of the recorded run",
+        ));
     }
     let mut output = std::io::stdout().lock();
     if global.json {

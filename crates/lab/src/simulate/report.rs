@@ -141,7 +141,7 @@ impl SimulatedPhase {
             selections: counts.selections,
             hits: counts.hits,
             misses: counts.misses,
-            hit_rate: if counts.selections == 0 { 0.0 } else { counts.hits as f64 / counts.selections as f64 },
+            hit_rate: counts.hit_rate(),
             miss_rate: counts.miss_rate(),
             misses_per_token: a_token(counts.misses),
             bytes_per_token,

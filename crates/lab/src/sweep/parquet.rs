@@ -33,7 +33,12 @@ pub(super) fn table(rows: &[CellSummary]) -> Result<Vec<u8>, Error> {
         ("misses_per_token", number(|row| Some(row.misses_per_token))),
         ("logical_bytes_per_token", number(|row| Some(row.logical_bytes_per_token))),
         ("changed_share", number(|row| Some(row.changed_share))),
+        ("top_j_kept", number(|row| row.top_j_kept)),
         ("lifetime_mean", number(|row| Some(row.lifetime_mean))),
+        (
+            "lifetimes_still_cached",
+            Column::Integer(rows.iter().map(|row| row.lifetimes_still_cached.map(|stays| stays as i64)).collect()),
+        ),
         ("tokens_per_second", number(|row| row.tokens_per_second)),
         ("on_front", Column::Boolean(rows.iter().map(|row| Some(row.on_front)).collect())),
     ]
@@ -72,7 +77,9 @@ mod tests {
             misses_per_token: 30.0,
             logical_bytes_per_token: 1e6,
             changed_share: 0.125,
+            top_j_kept: Some(1.0),
             lifetime_mean: 40.0,
+            lifetimes_still_cached: Some(60),
             tokens_per_second: None,
             on_front: true,
         };

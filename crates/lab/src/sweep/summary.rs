@@ -42,8 +42,12 @@ pub struct CellSummary {
     pub logical_bytes_per_token: f64,
     /// The model's own choices that did not run, as a share.
     pub changed_share: f64,
+    /// Of the model's strongest choices (as many as J is by default) the share that ran, if known.
+    pub top_j_kept: Option<f64>,
     /// Mean number of tokens that an expert stays cached.
     pub lifetime_mean: f64,
+    /// Stays among them that had not ended where the text or its cache did, if known.
+    pub lifetimes_still_cached: Option<u64>,
     /// By the timing model, if there is one and something takes time.
     pub tokens_per_second: Option<f64>,
     /// Whether no other cell of the same capacity and eviction has both lower perplexity and fewer misses.
@@ -125,7 +129,9 @@ fn row(
         misses_per_token: report.misses_per_token,
         logical_bytes_per_token: bytes,
         changed_share: report.changed_share,
+        top_j_kept: report.top_j_kept,
         lifetime_mean: report.lifetime_mean,
+        lifetimes_still_cached: report.lifetimes_still_cached,
         tokens_per_second: timing.map(|timing| timing.tokens_per_second(bytes, 0.0)).filter(|speed| speed.is_finite()),
         on_front: false,
     }

@@ -79,6 +79,14 @@ impl Policy {
         Ok(policy)
     }
 
+    /// Whether what it chooses depends on what is cached.
+    pub fn looks_at_the_cache(&self) -> bool {
+        match self {
+            Self::Original | Self::Prune(_) | Self::Swap(_) => false,
+            Self::DropCold(_) | Self::MaxRank(_) | Self::Cumulative(_) | Self::CachePrior(_) => true,
+        }
+    }
+
     /// Checks the parameters against a layer of `experts` of which the model chooses `experts_per_token`.
     ///
     /// # Errors
