@@ -317,6 +317,28 @@ At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. Wi
 That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}.{public_part(found)}"""
 
 
+def simulated_part(found, facts):
+    """Misses on a trace that does not react beside those of runs."""
+    if not found["simulated"]:
+        return ""
+    simulated = {cell["routing"]: cell for cell in found["simulated"]["cells"] if cell["eviction"] == "lru"}
+    rows = [row for row in ordered(found["main"]) if row["routing"] in simulated and row["routing"] != NO_EXPERTS]
+    rate = lambda row: simulated[row["routing"]]["total"]["miss_rate"]
+    body = [
+        (label(row["routing"]), percent(row["miss_rate"], 2), percent(rate(row), 2), percent(row["changed_share"], 2), percent(simulated[row["routing"]]["changed_share"], 2))
+        for row in rows
+    ]  # fmt: skip
+    furthest = max(abs(rate(row) - row["miss_rate"]) for row in rows)
+    return f"""## Simulated and run
+
+A trace of original routing does not react: its later scores know nothing of a policy's changes (METHOD.md). What `moce simulate` counts on the trace of the
+whole test text, beside the runs of the first table:
+
+{table(["routing", "misses, run", "misses, simulated", "changed, run", "changed, simulated"], body)}
+
+The two are at most {100 * furthest:.2f} points apart."""
+
+
 def public_part(found):
     """The same evictions on traces of other models."""
     if not found["public"]:
@@ -540,7 +562,7 @@ misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *rea
 
 
 PARTS = [
-    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, ranks_part, touch_part,
+    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, simulated_part, ranks_part, touch_part,
     start_part, long_part, tasks_part, speed_part,
 ]  # fmt: skip
 

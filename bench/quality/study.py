@@ -196,12 +196,13 @@ def saved_start(study):
     return path
 
 
-def evictions(study, tokens):
-    """Evictions and Belady's bound on a recorded trace of the tokens of the main table, lossless."""
+def simulated(study, tokens):
+    """On a recorded trace of the tokens of the main table: evictions and Belady's bound, lossless; the policies of that table."""
     trace = study.folder / "test.trace"
-    if not study.has("evictions") and not trace.exists():
+    if not (study.has("evictions") and study.has("simulated")) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.test, "--limit", tokens, "-o", trace)
-    return study.step(
+    policies = study.step("simulated", "simulate", trace, "--capacity", "50%", "--routing-grid", MAIN)
+    return policies, study.step(
         "evictions", "simulate", trace, "--capacity", "12.5%,25%,50%,75%",
         "--eviction", "lru,lfu:memory=64,lfu:memory=256,lfu:memory=1024,s3fifo,score:memory=16,score:memory=32,score:memory=128",
     )  # fmt: skip
@@ -330,7 +331,8 @@ def main():
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
-    found["evictions"] = None if "evictions" in left_out else evictions(study, found["main"][0]["tokens"])
+    on_trace = (None, None) if "evictions" in left_out else simulated(study, found["main"][0]["tokens"])
+    found["simulated"], found["evictions"] = on_trace
     found["public"] = None if "evictions" in left_out else public_traces(study)
     found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
     found["long"] = None if "long" in left_out else long(study)

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The decisions are those of the engine's own code, `moce-routing`. A trace does not react: a policy that changes a choice would change the
-//! hidden state and with it later scores. That is right for hit rates to a few tenths of a percent; perplexity runs the model instead.
+//! hidden state and with it later scores. Miss rates come out within a tenth of a point all the same (docs/RESULTS.md, "Simulated and run");
+//! perplexity runs the model instead.
 //!
 //! Reading order: `block`, `cells`, `bound`, `global`, `timing`, `report`.
 
