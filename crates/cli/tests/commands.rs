@@ -79,6 +79,11 @@ fn a_budget_is_kept() {
     assert!(peak <= plan && plan <= budget, "peak {peak}, plan {plan}, budget {budget}");
     assert!(number("memory_budget_bytes") == budget);
     assert!(summary["generation"]["flash_bytes"].as_u64().unwrap() > 0);
+    for phase in ["prompt", "generation"] {
+        let count = |field: &str| summary[phase][field].as_u64().unwrap();
+        // Every expert of the demo model has as many bytes.
+        assert!(count("misses") > 0 && count("logical_bytes") == 31_104 * count("misses"), "{}", summary[phase]);
+    }
 }
 
 #[test]
