@@ -6,6 +6,9 @@ import statistics
 # Tokens of a window, and of a long one.
 WINDOW, LONG_WINDOW = 1024, 4096
 
+# Tokens that the price of leaning in one layer is measured on.
+PRICED = 4096
+
 # The largest rise of perplexity that `moce sweep` draws.
 MOST_DRAWN = 0.1
 
@@ -173,9 +176,9 @@ context), half of the experts cached ({experts // 2} of {experts}), LRU, the pol
 
 Misses by layer; white: none, dark: all.
 
-`moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (also
-λ that falls or rises evenly with depth and capacities by layer, where λ for all keeps the limit), as many of the second to accept one; {measured['candidates_refused']} with fewer misses were refused.
-It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
+`moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (policies
+that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected; capacities by layer), as many of the second to accept one;
+{measured['candidates_refused']} with fewer misses were refused. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
 costs {rise(tuned)}: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned['kl_interval'], 4, 1)}), the same likeliest token in
 {percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)})."""
     if found["three-quarters"]:
@@ -360,6 +363,57 @@ On routing that other engines recorded of full-size models (one prompt and its a
 
 `lfu` with its shorter memory changes the misses of LRU there by {percent(-max(gains), 0, True)} to {percent(-min(gains), 0, True)}: what it saves on the demo model is no promise
 for others, and LRU stays the default."""
+
+
+def priced_layers(rows):
+    """By layer: divergence and misses saved, a token, where that layer alone leans."""
+    base, layers = original(rows), len(rows) - 1
+    found = {}
+    for row in rows:
+        if row is not base:
+            others = set(row["routing"].rpartition("except=")[2].split(":"))
+            (layer,) = set(map(str, range(layers))) - others
+            found[int(layer)] = (row["kl_mean"], base["misses_per_token"] - row["misses_per_token"])
+    return found
+
+
+def dearest(rows):
+    """The layer where a saved miss costs most."""
+    prices = priced_layers(rows)
+    return max(prices, key=lambda layer: prices[layer][0] / prices[layer][1])
+
+
+def layers_part(found, facts):
+    prices, layer = priced_layers(found["layers"]), dearest(found["layers"])
+    by_price = sorted(prices.items(), key=lambda item: -item[1][0] / item[1][1])
+    body = [(one, f"{kl:.4f}", f"{saved:.2f}", f"{kl / saved:.4f}") for one, (kl, saved) in by_price[:5]]
+    rest = [price for _, price in by_price[5:]]
+    least_most = lambda values, digits: f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    body.append(
+        ("the others", least_most([kl for kl, _ in rest], 4), least_most([saved for _, saved in rest], 2), least_most([kl / saved for kl, saved in rest], 4))
+    )
+    rows = by_routing(found["pareto"])
+    base, everywhere = rows["original"], fast(found["pareto"])
+    within = [row for row in found["pareto"] if row["routing"].endswith(f"except={layer}") and row["perplexity_rise"] <= 0.01]
+    shown = ordered([rows[f"{FAST},except={layer}"], everywhere, *within])
+    shown = list({row["routing"]: row for row in shown}.values())
+    but = rows[f"{FAST},except={layer}"]
+    share = 1 - math.log1p(but["perplexity_rise"]) / math.log1p(everywhere["perplexity_rise"])
+    saved = (but["misses_per_token"] - everywhere["misses_per_token"]) / (base["misses_per_token"] - everywhere["misses_per_token"])
+    best = min(within, key=lambda row: row["miss_rate"])
+    return f"""## Which layers
+
+Leaning (`fast`) in one layer alone, on the first {found["layers"][0]['tokens']:,} tokens of WikiText-2 valid: D(original ‖ policy), which takes far fewer tokens than a rise
+of perplexity does, and what is saved. Any change at all moves what follows a little (rounding, other choices behind it), so that small numbers say little:
+
+{table(["layer", "KL, nats a token", "misses saved a token", "KL a saved miss"], body)}
+
+So layer {layer} was left out (`except={layer}`), on the first {but['tokens']:,} tokens of the test text; of those policies all that cost at most 1 %, and `fast` with and without:
+
+{policies(found, shown, base)}
+
+Layer {layer} carries {percent(share, 0)} of what `fast` costs and {percent(saved, 0)} of what it saves. Without it fewer choices need protection: `{best['routing']}` takes
+away {fewer(best, base)} of the misses for {rise(best)}. `moce tune` looks for such layers."""
 
 
 def ranks_part(found, facts):
@@ -548,7 +602,7 @@ process held to {slow['megabytes']} MB/s by the system (3 rounds): from {spread(
 Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
 original routing, then 128 tokens; 5 rounds, median (least to most). *By chance*: random weights choose experts by chance, the worst case.
 *Recorded*: the router's scores of this page's model on WikiText-2 valid take the place of the random ones (`--replay`), under original routing
-and under the cache-prior with the fewest misses whose perplexity is at most 1 % higher on that text, cached as much (the weakest where none is).
+and under the cache-prior (with layer {dearest(found["layers"])} left out or not) with the fewest misses whose perplexity is at most 1 % higher on that text, cached as much.
 Scores do not react to what a policy changed; quality is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan,
 its own routing by chance, 32 tokens, the better of two settings, 3 runs each. *Bound*: tokens/s if flash and kernels were used to the full at these
 misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *reached*: the share of it.
@@ -562,7 +616,7 @@ misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *rea
 
 
 PARTS = [
-    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, evictions_part, simulated_part, ranks_part, touch_part,
+    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, layers_part, evictions_part, simulated_part, ranks_part, touch_part,
     start_part, long_part, tasks_part, speed_part,
 ]  # fmt: skip
 

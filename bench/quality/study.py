@@ -35,6 +35,11 @@ NO_EXPERTS = page.NO_EXPERTS
 # The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;cache-prior:lambda=0.2|0.3|0.5,j=3;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
+# The same where one layer keeps the model's own choice.
+EXCEPT = (
+    "cache-prior:lambda=0.1|0.2|0.3|0.5,j=0|1|2,except={layer};max-rank:m=8|12|16,j=0|1|2,except={layer};"
+    "cumulative:p=0.7|0.9,j=0|1|2,except={layer};drop-cold:j=1|2,except={layer}"
+)
 # Experts a token that these are for, and the fewest of a layer: the defaults (J = 2) are those of more than 16.
 PER_TOKEN, LEAST_EXPERTS = 4, 17
 
@@ -159,7 +164,8 @@ def quality(study):
     found["tuned"] = study.step(
         "tuned", "perplexity", *study.model, "-f", study.test, "--profile", profile, "--kl", *study.limited(quoted)
     )
-    found["pareto"] = study.sweep("pareto", PARETO, limit=limit)
+    found["layers"] = layers(study)
+    found["pareto"] = study.sweep("pareto", f"{PARETO};{EXCEPT.format(layer=page.dearest(found['layers']))}", limit=limit)
     found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
     found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
@@ -171,9 +177,19 @@ def quality(study):
     return found
 
 
-def three_quarters(study):
+def layers(study):
+    """Leaning in one layer alone, on the validation text."""
+    every = range(study.facts["experts"]["layers"])
+    others = (":".join(str(other) for other in every if other != layer) for layer in every)
+    return study.step(
+        "layers", "sweep", *study.model, "-f", study.valid, "--routing-grid", ";".join(f"fast:except={but}" for but in others),
+        "--capacity", "50%", "--kl", "--limit", page.PRICED, "-o", study.folder / "layers",
+    )  # fmt: skip
+
+
+def three_quarters(study, tuned):
     """The paper's other setting, on the whole text too."""
-    return study.sweep("three-quarters", "fast", limit=study.arguments.quoted, capacity="75%")
+    return study.sweep("three-quarters", f"fast;{tuned['routing']}", limit=study.arguments.quoted, capacity="75%")
 
 
 def long(study):
@@ -249,7 +265,7 @@ def letters(study):
     return {"right": share("right"), "choice": share("choice")}
 
 
-def speed(study):
+def speed(study, dearest):
     """A full-size shape with random weights, routed by chance and as the model was on the validation text; llama.cpp beside it."""
     shape, llama_cpp = study.arguments.shape, study.arguments.llama_cpp
     names = {capacity: f"speed-{capacity.rstrip('%')}" for capacity in ("25%", "50%", "75%")}
@@ -262,8 +278,9 @@ def speed(study):
     replays = [f"{name}-model" for name in names.values()] + ([slow_name] if slow else [])
     if not all(map(study.has, replays)) and not trace.exists():
         study.moce("trace", "record", *study.model, "-f", study.valid, "--limit", 8192, "-o", trace)
+    grid = f"cache-prior:lambda=0.05|0.1|0.2|0.3|0.5;cache-prior:lambda=0.1|0.2|0.5,j=0|2,except={dearest}"
     choice = study.step(
-        "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", "cache-prior:lambda=0.05|0.1|0.2|0.3|0.5",
+        "choice", "sweep", *study.model, "-f", study.valid, "--routing-grid", grid,
         "--capacity", ",".join(names), *study.limited(study.arguments.limit), "-o", study.folder / "choice",
     )  # fmt: skip
     cells = []
@@ -337,14 +354,14 @@ def main():
     on_trace = (None, None) if "evictions" in left_out else simulated(study, found["main"][0]["tokens"])
     found["simulated"], found["evictions"] = on_trace
     found["public"] = None if "evictions" in left_out else public_traces(study)
-    found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study)
+    found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study, found["tuned"])
     found["long"] = None if "long" in left_out else long(study)
     if found["long"]:
         found["long_nll"] = study.window_nll("long")
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     if found["tasks"]:
         found["mmlu-letters"] = letters(study)
-    found["speed"] = speed(study) if arguments.shape else None
+    found["speed"] = speed(study, page.dearest(found["layers"])) if arguments.shape else None
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 //!
 //! Such a run depends on time; it can be repeated only through a record of its selections.
 
-use moce_routing::{CachePrior, Policy};
+use moce_routing::Policy;
 use std::time::{Duration, Instant};
 
 /// Tokens between two looks at the clock.
@@ -14,9 +14,16 @@ const GAIN: f64 = 0.5;
 #[derive(Clone, Debug)]
 pub struct Pace {
     /// Generated tokens a second.
-    pub tokens_per_second: f64,
-    /// The strongest policy allowed.
-    pub limit: CachePrior,
+    tokens_per_second: f64,
+    /// The strongest policy allowed; it has a λ.
+    limit: Policy,
+}
+
+impl Pace {
+    /// So many generated tokens a second, with at most the λ of `limit`; `None` if that has none.
+    pub fn new(tokens_per_second: f64, limit: Policy) -> Option<Pace> {
+        limit.with_scaled_lambda(1.0).map(|limit| Pace { tokens_per_second, limit })
+    }
 }
 
 /// How far routing went to hold a pace.
@@ -61,8 +68,7 @@ impl PaceKeeper {
 
     /// The policy to begin with.
     pub(crate) fn policy(&self) -> Policy {
-        let CachePrior { lambda, j } = &self.pace.limit;
-        Policy::CachePrior(CachePrior { lambda: lambda.scaled(self.share), j: *j })
+        self.pace.limit.with_scaled_lambda(self.share).expect("the limit has a λ")
     }
 
     /// A token is done; a policy if another one shall apply from now on.
@@ -91,12 +97,16 @@ impl PaceKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moce_routing::Lambda;
+    use moce_routing::{CachePrior, Lambda};
+
+    /// A pace with at most λ = 0.2.
+    fn pace(tokens_per_second: f64) -> Pace {
+        Pace::new(tokens_per_second, "cache-prior:lambda=0.2".parse().unwrap()).unwrap()
+    }
 
     /// A machine whose tokens take 100 ms without bonus and 50 ms at the limit.
     fn settle(tokens_per_second: f64) -> f64 {
-        let limit = CachePrior { lambda: Lambda::Uniform(0.2), j: None };
-        let mut keeper = PaceKeeper::new(Pace { tokens_per_second, limit });
+        let mut keeper = PaceKeeper::new(pace(tokens_per_second));
         for _ in 0..200 {
             let token = 0.1 - 0.05 * keeper.share;
             keeper.adjust(Duration::from_secs_f64(PERIOD as f64 * token));
@@ -118,9 +128,17 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_lambda_does_not_act_in_stay_so() {
+        let limit = "cache-prior:lambda=0.2:0.4,j=1,except=1".parse().unwrap();
+        let mut keeper = PaceKeeper::new(Pace::new(10.0, limit).unwrap());
+        keeper.share = 0.5;
+        assert_eq!(keeper.policy().to_string(), "cache-prior:lambda=0.1:0.2,j=1,except=1");
+        assert!(Pace::new(10.0, "max-rank:except=1".parse().unwrap()).is_none());
+    }
+
+    #[test]
     fn the_clock_is_read_every_few_tokens() {
-        let limit = CachePrior { lambda: Lambda::Uniform(0.2), j: None };
-        let mut keeper = PaceKeeper::new(Pace { tokens_per_second: 1e12, limit });
+        let mut keeper = PaceKeeper::new(pace(1e12));
         let changes: Vec<bool> = (0..PERIOD).map(|_| keeper.token().is_some()).collect();
         assert_eq!(changes.iter().filter(|&&changed| changed).count(), 1);
         assert!(changes[PERIOD - 1]);

@@ -44,4 +44,4 @@ pub use sweep::{
 #[cfg(feature = "parquet")]
 pub use traces::export_parquet;
 pub use traces::{TRACE_COLUMNS, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
-pub use tune::{Half, Measured, Profile, Trial, TuneOptions, tune};
+pub use tune::{Half, LayerPrice, Measured, Profile, Trial, TuneOptions, TuneStep, tune};

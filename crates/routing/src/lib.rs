@@ -42,7 +42,7 @@ pub use evictions::EvictionSpec;
 pub use figures::{Counts, Lifetimes, effective_experts};
 pub use global::{Batch, GlobalLru, GlobalShape, Lookups, global_belady};
 pub use options::{LayerShape, Phase, RoutingOptions, TouchOrder};
-pub use policies::{CachePrior, Cumulative, DropCold, Lambda, MaxRank, Policy, Prune, Swap};
+pub use policies::{CachePrior, Cumulative, DropCold, Except, Lambda, MaxRank, Policy, Prune, Swap, default_protected};
 pub use scores::RouterScores;
 pub use selection::Selection;
 pub use session::SessionRouting;

@@ -240,6 +240,25 @@ proptest! {
     }
 
     #[test]
+    fn excepted_layers_keep_the_own_choice_and_the_others_do_not_notice(run in runs(), excepted in 0_usize..2) {
+        let shapes = [run.shape; 2];
+        let selections = |policy: Policy| {
+            let mut session = SessionRouting::new(&shapes, run.with_policy(policy).options).unwrap();
+            let mut route = |layer: usize, row: &Vec<f32>| {
+                let mut out = Selection::default();
+                session.route(layer, row, Phase::Generation, &mut out).unwrap();
+                out
+            };
+            [0, 1].map(|layer| run.rows.iter().map(|row| route(layer, row)).collect::<Vec<_>>())
+        };
+        let policy = &run.options.policy;
+        let except = selections(policy.clone().except(vec![excepted]));
+        let [everywhere, original] = [policy.clone(), Policy::Original].map(selections);
+        prop_assert_eq!(&except[excepted], &original[excepted]);
+        prop_assert_eq!(&except[1 - excepted], &everywhere[1 - excepted]);
+    }
+
+    #[test]
     fn cache_prior_displaces_only_by_a_higher_lifted_score(run in runs(), lambda in 0.0..1.5, j in 0_usize..4) {
         let LayerShape { experts, experts_per_token: k, .. } = run.shape;
         let j = j.min(experts);

@@ -32,6 +32,13 @@ fn policies_are_read_and_printed_in_canonical_form() {
         ("max-rank:m=8,j=2", Policy::MaxRank(MaxRank { m: Some(8), j: Some(2) }), "max-rank:m=8,j=2"),
         ("cumulative", Policy::Cumulative(Cumulative { p: 0.7, j: None }), "cumulative:p=0.7"),
         ("cumulative:p=70%,j=2", Policy::Cumulative(Cumulative { p: 0.7, j: Some(2) }), "cumulative:p=0.7,j=2"),
+        ("fast:except=0", cache_prior(0.2, None).except(vec![0]), "cache-prior:lambda=0.2,except=0"),
+        (
+            "cache-prior:except=7:0:7,lambda=0.2,j=1",
+            cache_prior(0.2, Some(1)).except(vec![0, 7]),
+            "cache-prior:lambda=0.2,j=1,except=0:7",
+        ),
+        ("drop-cold:except=3", Policy::DropCold(DropCold { j: None }).except(vec![3]), "drop-cold:except=3"),
     ];
     for (text, policy, canonical) in cases {
         assert_eq!(text.parse(), Ok(policy.clone()), "{text}");
@@ -52,6 +59,7 @@ fn resolving_writes_the_defaults_out() {
         ("max-rank", (5, 4), "max-rank:m=5,j=1"),
         ("cumulative", (8, 2), "cumulative:p=0.7,j=1"),
         ("drop-cold", (17, 2), "drop-cold:j=2"),
+        ("drop-cold:except=1", (17, 2), "drop-cold:j=2,except=1"),
     ];
     for (text, (experts, experts_per_token), resolved) in cases {
         let policy: Policy = text.parse().unwrap();
@@ -66,13 +74,20 @@ fn bad_policies_are_refused_with_what_is_allowed() {
         ("Original", "routing `Original`"),
         ("cache_prior", "routing `cache_prior`"),
         ("original:j=1", "routing original `j=1`: allowed is no parameter"),
-        ("balanced:lambda=0.3", "routing balanced `lambda=0.3`: allowed is no parameter"),
+        ("balanced:lambda=0.3", "routing balanced `lambda=0.3`: allowed is except"),
         ("cache-prior:", "routing `cache-prior:`: allowed is NAME or NAME:key=value"),
         ("cache-prior:lambda", "routing `cache-prior:lambda`"),
         ("cache-prior:lambda=0.1,lambda=0.2", "each key once"),
         ("cache-prior:lambda=-0.1", "routing cache-prior: lambda `-0.1`: allowed is a number of 0 or more"),
         ("cache-prior:lambda=nan", "routing cache-prior: lambda `nan`"),
-        ("cache-prior:m=8", "routing cache-prior `m=8`: allowed is lambda, j"),
+        ("cache-prior:m=8", "routing cache-prior `m=8`: allowed is lambda, j, except"),
+        (
+            "cache-prior:except=first",
+            "routing cache-prior: except `first`: allowed is layers, from 0, with colons between",
+        ),
+        ("cache-prior:except=0:", "routing cache-prior: except `0:`"),
+        ("cache-prior:except=+1", "routing cache-prior: except `+1`"),
+        ("original:except=0", "routing original `except=0`: allowed is no parameter"),
         ("cache-prior:j=2.0", "routing cache-prior: j `2.0`: allowed is a whole number"),
         ("max-rank:m=-1", "routing max-rank: m `-1`"),
         ("max-rank:m= 8", "routing max-rank: m ` 8`"),

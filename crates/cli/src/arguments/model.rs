@@ -33,7 +33,8 @@ pub(crate) struct ModelOptions {
 #[command(next_help_heading = "Model options")]
 pub(crate) struct PolicyOptions {
     /// Which experts run: original, or a policy that leans towards cached ones and changes the text: balanced, fast,
-    /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap
+    /// cache-prior:lambda=0.1,j=2, max-rank, cumulative, prune, drop-cold, swap; with except=0:5 (fast:except=0:5) the layers 0 and 5
+    /// keep the model's own choice
     #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "original")]
     pub(crate) routing: Policy,
     /// The policy for prompt tokens [default: original]

@@ -108,11 +108,10 @@ impl Run {
     /// The wanted speed with the engine's policy as the limit.
     fn pace(&self, engine: &Engine) -> anyhow::Result<Option<Pace>> {
         let Some(tokens_per_second) = self.target_tps.map(f64::from) else { return Ok(None) };
-        match &engine.routing().policy {
-            Policy::CachePrior(limit) => Ok(Some(Pace { tokens_per_second, limit: limit.clone() })),
-            policy => {
-                anyhow::bail!("--target-tps moves the lambda of cache-prior, and the profile's policy is {policy}")
-            }
+        let policy = &engine.routing().policy;
+        match Pace::new(tokens_per_second, policy.clone()) {
+            Some(pace) => Ok(Some(pace)),
+            None => anyhow::bail!("--target-tps moves the lambda of cache-prior, and the profile's policy is {policy}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use moce_engine::{Budget, Capacity, Engine, EngineOptions, NewFile};
-use moce_lab::{Half, PerplexityOptions, TuneOptions, tune};
+use moce_lab::{Half, LayerPrice, PerplexityOptions, TuneOptions, TuneStep, tune};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,18 +68,9 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         base: engine.routing().clone(),
         perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false, kl: false },
     };
-    let profile = tune(&engine, &text, &options, &interrupt::happened, &mut |trial| {
+    let profile = tune(&engine, &text, &options, &interrupt::happened, &mut |step| {
         if !global.quiet {
-            let (half, at_most) = match trial.half {
-                Half::First => ("first half ", ""),
-                Half::Second => ("second half", "at most "),
-            };
-            let by_layer = if trial.by_layer { ", capacities by layer" } else { "" };
-            let (rise, misses) = (100.0 * trial.perplexity_rise, 100.0 * trial.miss_rate);
-            report::say(format_args!(
-                "{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {}{by_layer}",
-                trial.policy
-            ));
+            show(step);
         }
     })?;
     // A profile that cannot be saved is shown all the same.
@@ -114,4 +105,26 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         report::say(report::dim(&format!("--profile {} applies it", arguments.output.display())));
     }
     Ok(())
+}
+
+/// A line of progress.
+fn show(step: &TuneStep<'_>) {
+    match step {
+        TuneStep::Trial(trial) => {
+            let (half, at_most) = match trial.half {
+                Half::First => ("first half ", ""),
+                Half::Second => ("second half", "at most "),
+            };
+            let by_layer = if trial.by_layer { ", capacities by layer" } else { "" };
+            let (rise, misses) = (100.0 * trial.perplexity_rise, 100.0 * trial.miss_rate);
+            let policy = trial.policy;
+            report::say(format_args!(
+                "{half}: {misses:5.1} % misses, perplexity {at_most}{rise:+.2} %: {policy}{by_layer}"
+            ));
+        }
+        TuneStep::Layer(LayerPrice { layer, kl, misses_saved, .. }) => report::say(format_args!(
+            "leaning in layer {layer:2} alone: {misses_saved:.2} misses a token saved, KL {kl:.4} nats a token"
+        )),
+        _ => {}
+    }
 }

@@ -4,17 +4,19 @@
 //! upper end of the 95 % interval of the rise must be within the limit there. What is refused gives way to the candidate with the next
 //! fewest misses, down to original routing; neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
 //!
-//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then λ that
-//! falls or rises evenly with depth, and capacities by layer, by marginal gain on the misses that the best policy shows at several
-//! capacities; the sum of slots stays.
+//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then cache-prior
+//! where it is cheap: layers differ in what a saved miss costs by far more than in what can be saved, so the dearest keep the model's own
+//! choice, ever more of them while that leaves fewer misses at the limit; what it frees may go into protecting fewer choices. Last,
+//! capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
 
 mod profile;
 mod search;
 
 pub use profile::{Measured, Profile};
+pub use search::LayerPrice;
 
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
-use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions, Start};
+use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions, Start, default_protected};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
 use search::{Candidate, Family};
@@ -35,6 +37,16 @@ pub struct TuneOptions {
 }
 
 /// A step of the search, for people.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TuneStep<'a> {
+    /// A candidate ran.
+    Trial(Trial<'a>),
+    /// Leaning ran in one layer alone.
+    Layer(LayerPrice),
+}
+
+/// What a candidate has shown.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Trial<'a> {
@@ -66,13 +78,17 @@ const LEAST_WINDOWS: usize = 8;
 /// Candidates whose misses differ by no more than this share are neighbours: what the second half says of one holds for the other.
 const NEIGHBOUR: f64 = 0.03;
 
+/// λ at which the price of leaning in a layer is measured, in so many windows: divergence needs far fewer than perplexity.
+const PRICED_LAMBDA: f64 = 0.2;
+const PRICED_WINDOWS: usize = 4;
+
 /// A candidate that keeps the limit on the first half, and its misses there.
 struct Tried {
     candidate: Candidate,
     miss_rate: f64,
 }
 
-/// Finds a profile for the model of `engine`. `show` is called after each trial, `interrupted` asked after each window.
+/// Finds a profile for the model of `engine`. `show` is called after each step, `interrupted` asked after each window.
 ///
 /// # Errors
 /// The model has no experts, the start is made for one capacity, a half of the text has fewer than eight windows, a step fails, or the work was `interrupted`.
@@ -81,7 +97,7 @@ pub fn tune(
     text: &str,
     options: &TuneOptions,
     interrupted: &dyn Fn() -> bool,
-    show: &mut dyn FnMut(&Trial<'_>),
+    show: &mut dyn FnMut(&TuneStep<'_>),
 ) -> Result<Profile, Error> {
     if engine.plan().experts.is_empty() {
         return Err(Error::NoExperts);
@@ -96,40 +112,9 @@ pub fn tune(
         let tokens = engine.tokenizer().encode(half, SpecialTokens::AsText)?.len();
         check_windows(tokens, &options.perplexity)?;
     }
-    let mut bench = Workbench { engine, options, interrupted, show };
-
-    let original = bench.run(first, &Policy::Original, &capacity)?;
-    let mut candidates = Vec::new();
-    let mut one_for_all = |policy: Policy| bench.trial(first, &original, Candidate::uniform(policy, &capacity));
-    let mut strongest_lambda = None;
-    for family in Family::uniform(engine.plan()) {
-        let within = family.within(&mut one_for_all)?;
-        if let Some(Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. })) =
-            within.last().map(|tried| &tried.candidate.policy)
-        {
-            strongest_lambda = Some(*lambda);
-        }
-        candidates.extend(within);
-    }
-    if let Some(lambda) = strongest_lambda {
-        for weaker in search::weaker(lambda) {
-            candidates.extend(one_for_all(weaker)?);
-        }
-        for family in Family::by_depth(lambda, capacity.len()) {
-            candidates.extend(family.within(&mut one_for_all)?);
-        }
-    }
-    let fewest = candidates.iter().min_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
-    if let Some(policy) = fewest.map(|fewest| fewest.candidate.policy.clone()) {
-        let spread = bench.spread(first, &policy, &capacity)?;
-        if spread != capacity {
-            let candidate = Candidate { policy, capacity: spread, by_layer: true };
-            candidates.extend(bench.trial(first, &original, candidate)?);
-        }
-    }
-    // A policy that saves nothing is no better than original routing.
-    candidates.retain(|tried| tried.miss_rate < original.miss_rate);
-    bench.accept(second, candidates, &capacity)
+    let mut bench = Workbench { engine, options, first, second, capacity, interrupted, show };
+    let candidates = bench.candidates()?;
+    bench.accept(candidates)
 }
 
 /// The text cut in the middle, between words; between characters where the quarter behind the middle has no space, as in Chinese.
@@ -154,44 +139,146 @@ fn check_windows(tokens: usize, options: &PerplexityOptions) -> Result<(), Error
 struct Workbench<'a> {
     engine: &'a Arc<Engine>,
     options: &'a TuneOptions,
+    /// The halves of the text.
+    first: &'a str,
+    second: &'a str,
+    /// The capacities that tuning begins with.
+    capacity: Vec<usize>,
     interrupted: &'a dyn Fn() -> bool,
-    show: &'a mut dyn FnMut(&Trial<'_>),
+    show: &'a mut dyn FnMut(&TuneStep<'_>),
+}
+
+/// A family of policies, searched.
+struct Searched {
+    family: Family,
+    /// The strongest parameter that keeps the limit.
+    strongest: Option<f64>,
+    /// The fewest misses of those that keep it.
+    miss_rate: f64,
 }
 
 impl Workbench<'_> {
     fn run(&self, text: &str, policy: &Policy, capacity: &[usize]) -> Result<PerplexityReport, Error> {
+        self.run_with(&self.options.perplexity, text, policy, capacity)
+    }
+
+    fn run_with(
+        &self,
+        options: &PerplexityOptions,
+        text: &str,
+        policy: &Policy,
+        capacity: &[usize],
+    ) -> Result<PerplexityReport, Error> {
         let base = self.options.base.clone();
         let routing = RoutingOptions { policy: policy.clone(), prompt_policy: policy.clone(), ..base };
         let mut session = Session::with_routing(self.engine, &routing, capacity)?;
-        perplexity_in(&mut session, text, &self.options.perplexity, &mut |_, _, _| match (self.interrupted)() {
+        perplexity_in(&mut session, text, options, &mut |_, _, _| match (self.interrupted)() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })
     }
 
+    /// What keeps the limit on the first half and saves misses there.
+    fn candidates(&mut self) -> Result<Vec<Tried>, Error> {
+        let plan = self.engine.plan();
+        let original = self.run(self.first, &Policy::Original, &self.capacity)?;
+        let mut candidates = Vec::new();
+        for family in Family::others(plan) {
+            self.search(family, &original, &mut candidates)?;
+        }
+        let mut best = self.search(Family::cache_prior(None, &[]), &original, &mut candidates)?;
+        let dearest = self.dearest_layers()?;
+        let mut except: &[usize] = &[];
+        for layers in std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len()) {
+            let next = self.search(Family::cache_prior(None, &dearest[..layers]), &original, &mut candidates)?;
+            if next.miss_rate >= best.miss_rate {
+                break;
+            }
+            (best, except) = (next, &dearest[..layers]);
+        }
+        let most = plan.experts.iter().copied().max().unwrap_or(0);
+        for j in (0..default_protected(most, plan.experts_per_token)).rev() {
+            let next = self.search(Family::cache_prior(Some(j), except), &original, &mut candidates)?;
+            if next.miss_rate >= best.miss_rate {
+                break;
+            }
+            best = next;
+        }
+        for weaker in best.strongest.into_iter().flat_map(|strongest| best.family.weaker(strongest)) {
+            candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
+        }
+        let fewest = candidates.iter().min_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
+        if let Some(policy) = fewest.map(|fewest| fewest.candidate.policy.clone()) {
+            let capacity = self.spread(&policy)?;
+            if capacity != self.capacity {
+                candidates.extend(self.trial(&original, Candidate { policy, capacity, by_layer: true })?);
+            }
+        }
+        // A policy that saves nothing is no better than original routing.
+        candidates.retain(|tried| tried.miss_rate < original.miss_rate);
+        Ok(candidates)
+    }
+
+    /// Bisects a family and adds what keeps the limit to the candidates.
+    fn search(
+        &mut self,
+        family: Family,
+        original: &PerplexityReport,
+        candidates: &mut Vec<Tried>,
+    ) -> Result<Searched, Error> {
+        let capacity = self.capacity.clone();
+        let within = family.within(&mut |policy| self.trial(original, Candidate::uniform(policy, &capacity)))?;
+        let miss_rate = within.kept.iter().map(|tried| tried.miss_rate).fold(f64::INFINITY, f64::min);
+        candidates.extend(within.kept);
+        Ok(Searched { family, strongest: within.strongest, miss_rate })
+    }
+
+    /// The layers, that first in which leaning costs most for each miss it saves: leaning in one alone, on the text's beginning.
+    fn dearest_layers(&mut self) -> Result<Vec<usize>, Error> {
+        let scored = &self.options.perplexity;
+        let limit = scored.limit.unwrap_or(usize::MAX).min(PRICED_WINDOWS * scored.window);
+        let sample = PerplexityOptions { limit: Some(limit), ..scored.clone() };
+        let original = self.run_with(&sample, self.first, &Policy::Original, &self.capacity)?;
+        let sample = PerplexityOptions { kl: true, ..sample };
+        let layers = 0..self.capacity.len();
+        let mut prices = Vec::with_capacity(layers.len());
+        for layer in layers.clone() {
+            let others = layers.clone().filter(|&other| other != layer).collect();
+            let policy =
+                Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(PRICED_LAMBDA), j: None }).except(others);
+            let report = self.run_with(&sample, self.first, &policy, &self.capacity)?;
+            let misses = |report: &PerplexityReport| report.per_layer[layer].misses as f64 / report.tokens as f64;
+            let kl = report.divergence.as_ref().map_or(0.0, |divergence| divergence.kl_mean);
+            let price = LayerPrice { layer, kl, misses_saved: misses(&original) - misses(&report) };
+            (self.show)(&TuneStep::Layer(price));
+            prices.push(price);
+        }
+        Ok(search::dearest_first(prices))
+    }
+
     fn show(&mut self, half: Half, candidate: &Candidate, perplexity_rise: f64, miss_rate: f64) {
         let Candidate { policy, by_layer, .. } = candidate;
-        (self.show)(&Trial { half, policy, by_layer: *by_layer, perplexity_rise, miss_rate });
+        (self.show)(&TuneStep::Trial(Trial { half, policy, by_layer: *by_layer, perplexity_rise, miss_rate }));
     }
 
     /// Runs a candidate on the first half; `None` if it costs more than the limit there.
-    fn trial(&mut self, text: &str, original: &PerplexityReport, candidate: Candidate) -> Result<Option<Tried>, Error> {
-        let report = self.run(text, &candidate.policy, &candidate.capacity)?;
+    fn trial(&mut self, original: &PerplexityReport, candidate: Candidate) -> Result<Option<Tried>, Error> {
+        let report = self.run(self.first, &candidate.policy, &candidate.capacity)?;
         let rise = report.rise_over(original).rise();
         self.show(Half::First, &candidate, rise, report.miss_rate);
         Ok((rise <= self.options.max_loss).then_some(Tried { candidate, miss_rate: report.miss_rate }))
     }
 
     /// Capacities by layer with the same sum: slots go where they save most misses under this policy.
-    fn spread(&self, text: &str, policy: &Policy, capacity: &[usize]) -> Result<Vec<usize>, Error> {
-        let plan = self.engine.plan();
+    fn spread(&self, policy: &Policy) -> Result<Vec<usize>, Error> {
+        let (plan, capacity) = (self.engine.plan(), &self.capacity);
         let mut curves = vec![Vec::new(); capacity.len()];
         for share in search::CURVE_SHARES {
             let at = |(&capacity, &experts): (&usize, &usize)| {
                 ((capacity as f64 * share).round() as usize).clamp(plan.experts_per_token, experts)
             };
             let capacities: Vec<usize> = capacity.iter().zip(&plan.experts).map(at).collect();
-            let report = self.run(text, policy, &capacities)?;
+            let report = self.run(self.first, policy, &capacities)?;
             for ((curve, &capacity), layer) in curves.iter_mut().zip(&capacities).zip(&report.per_layer) {
                 curve.push((capacity, layer.misses as f64));
             }
@@ -200,15 +287,15 @@ impl Workbench<'_> {
     }
 
     /// The candidate with the fewest misses that the second half accepts; original routing if there is none.
-    fn accept(&mut self, text: &str, mut candidates: Vec<Tried>, capacity: &[usize]) -> Result<Profile, Error> {
+    fn accept(&mut self, mut candidates: Vec<Tried>) -> Result<Profile, Error> {
         candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
-        let original = self.run(text, &Policy::Original, capacity)?;
+        let original = self.run(self.second, &Policy::Original, &self.capacity)?;
         let (mut refused, mut least_misses) = (0, 0.0);
         for Tried { candidate, miss_rate } in candidates {
             if miss_rate < least_misses {
                 continue;
             }
-            let report = self.run(text, &candidate.policy, &candidate.capacity)?;
+            let report = self.run(self.second, &candidate.policy, &candidate.capacity)?;
             let rise = report.rise_over(&original);
             let upper = rise.interval().expect("several windows have an interval").high;
             self.show(Half::Second, &candidate, upper, report.miss_rate);
@@ -218,7 +305,7 @@ impl Workbench<'_> {
             refused += 1;
             least_misses = (1.0 + NEIGHBOUR) * miss_rate;
         }
-        let own = Candidate::uniform(Policy::Original, capacity);
+        let own = Candidate::uniform(Policy::Original, &self.capacity);
         Ok(self.profile(own, &original, &original, (0.0, 0.0), refused))
     }
 

@@ -1,4 +1,5 @@
-//! Where candidates come from: those of each family of policies that keep a limit, and slots by marginal gain.
+//! Where candidates come from: those of each family of policies that keep a limit, layers by what leaning costs in them, and slots by
+//! marginal gain.
 
 use crate::Error;
 use moce_engine::MemoryPlan;
@@ -31,9 +32,6 @@ pub(super) struct Family {
     make: Box<dyn Fn(f64) -> Policy>,
 }
 
-/// Slopes of λ over the layers that [`Family::by_depth`] has: -0.6 is 1.6 λ in the first layer and 0.4 λ in the last.
-const SLOPES: [f64; 4] = [-0.6, -0.3, 0.3, 0.6];
-
 enum Parameter {
     /// From 0 to this.
     Real(f64),
@@ -41,44 +39,57 @@ enum Parameter {
     Steps(Vec<usize>),
 }
 
+/// What a bisection has met.
+pub(super) struct Within<T> {
+    /// The strongest parameter within the limit.
+    pub(super) strongest: Option<f64>,
+    /// What was kept of all that are within it, weakest first.
+    pub(super) kept: Vec<T>,
+}
+
 impl Family {
-    /// The families with one set of parameters for all layers.
-    pub(super) fn uniform(plan: &MemoryPlan) -> Vec<Family> {
+    /// Policies with one set of parameters for all layers, beside cache-prior.
+    pub(super) fn others(plan: &MemoryPlan) -> [Family; 2] {
         let k = plan.experts_per_token;
         let most = plan.experts.iter().copied().min().unwrap_or(k);
         let steps = Parameter::Steps((k + 1..=(4 * k).min(most)).collect());
-        vec![
-            Family::new(Parameter::Real(1.0), uniform_cache_prior),
+        [
             Family::new(steps, |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None })),
             Family::new(Parameter::Real(1.0), |x| Policy::Cumulative(Cumulative { p: x, j: None })),
         ]
     }
 
-    /// λ that falls or rises evenly from the first layer to the last; the parameter is its mean, up to twice `uniform`. Two parameters for
-    /// any number of layers: one for each layer would follow the noise of the text.
-    pub(super) fn by_depth(uniform: f64, layers: usize) -> Vec<Family> {
-        let family = |slope: f64| {
-            let factor = move |layer: usize| 1.0 + slope * (2.0 * layer as f64 / (layers.max(2) - 1) as f64 - 1.0);
-            let make = move |x: f64| {
-                cache_prior(Lambda::PerLayer((0..layers).map(|layer| round(x * factor(layer))).collect()))
-            };
-            Family::new(Parameter::Real(2.0 * uniform), make)
-        };
-        SLOPES.into_iter().map(family).collect()
+    /// cache-prior by its λ, with J protected, where some layers keep the model's own choice.
+    pub(super) fn cache_prior(j: Option<usize>, except: &[usize]) -> Family {
+        let except = except.to_vec();
+        Family::new(Parameter::Real(1.0), move |x| {
+            Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(x), j }).except(except.clone())
+        })
+    }
+
+    /// Ever weaker policies than that with `strongest`, down to a tenth: the second half may be dearer than the first.
+    pub(super) fn weaker(&self, strongest: f64) -> impl Iterator<Item = Policy> {
+        (1..=6).map(move |step| (self.make)(round(strongest * 0.7f64.powi(step))))
     }
 
     fn new(parameter: Parameter, make: impl Fn(f64) -> Policy + 'static) -> Family {
         Family { parameter, make: Box::new(make) }
     }
 
-    /// Bisects for the strongest of the family within a limit: all that are met on the way, weakest first. `trial` runs one and gives
-    /// what is to be kept of it, `None` if it is beyond the limit.
-    pub(super) fn within<T>(&self, trial: &mut dyn FnMut(Policy) -> Result<Option<T>, Error>) -> Result<Vec<T>, Error> {
-        let mut within = Vec::new();
+    /// Bisects for the strongest of the family within a limit. `trial` runs one and gives what is to be kept of it, `None` if it is
+    /// beyond the limit.
+    pub(super) fn within<T>(
+        &self,
+        trial: &mut dyn FnMut(Policy) -> Result<Option<T>, Error>,
+    ) -> Result<Within<T>, Error> {
+        let mut within = Within { strongest: None, kept: Vec::new() };
         let mut try_one = |x: f64| {
             let kept = trial((self.make)(x))?;
             let is_within = kept.is_some();
-            within.extend(kept);
+            if is_within {
+                within.strongest = Some(x);
+            }
+            within.kept.extend(kept);
             Ok::<bool, Error>(is_within)
         };
         match &self.parameter {
@@ -102,18 +113,24 @@ impl Family {
     }
 }
 
-/// Ever weaker λ, down to a tenth: the second half may be dearer than the first.
-pub(super) fn weaker(lambda: f64) -> impl Iterator<Item = Policy> {
-    (1..=6).map(move |step| uniform_cache_prior(lambda * 0.7f64.powi(step)))
+/// What leaning in one layer alone costs and saves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerPrice {
+    /// Index among the MoE layers.
+    pub layer: usize,
+    /// D(original ‖ policy), in nats a token.
+    pub kl: f64,
+    /// Misses of that layer saved, a token.
+    pub misses_saved: f64,
 }
 
-/// One λ for all layers.
-fn uniform_cache_prior(lambda: f64) -> Policy {
-    cache_prior(Lambda::Uniform(round(lambda)))
-}
-
-fn cache_prior(lambda: Lambda) -> Policy {
-    Policy::CachePrior(CachePrior { lambda, j: None })
+/// Layers, the dearest first: by the divergence that a saved miss costs. One that saves none has no price that is worth it.
+pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<usize> {
+    let price =
+        |layer: &LayerPrice| if layer.misses_saved > 0.0 { layer.kl / layer.misses_saved } else { f64::INFINITY };
+    prices.sort_by(|one, other| price(other).total_cmp(&price(one)));
+    prices.into_iter().map(|price| price.layer).collect()
 }
 
 /// To a thousandth: what people can type.
@@ -165,31 +182,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lambda_by_depth_has_the_wanted_mean() {
-        for family in Family::by_depth(0.1, 5) {
-            let Policy::CachePrior(CachePrior { lambda: Lambda::PerLayer(lambdas), .. }) = (family.make)(0.1) else {
-                panic!("another policy")
-            };
-            assert!((lambdas.iter().sum::<f64>() / 5.0 - 0.1).abs() < 1e-3 && lambdas[0] != lambdas[4], "{lambdas:?}");
-            assert!(lambdas.iter().all(|&lambda| lambda >= 0.0));
-        }
+    fn layers_are_ordered_by_what_a_saved_miss_costs() {
+        let prices = [(0.003, 1.0), (0.012, 1.2), (0.002, 1.0), (0.001, -0.1)];
+        let prices = prices.iter().enumerate();
+        let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
+        assert_eq!(dearest_first(prices.collect()), [3, 1, 0, 2]);
     }
 
     #[test]
     fn bisection_keeps_what_is_within_the_limit_and_ends_at_the_strongest() {
-        let family = Family::new(Parameter::Real(1.0), uniform_cache_prior);
+        let family = Family::cache_prior(Some(1), &[2]);
         let mut tried = Vec::new();
         let within = family
             .within(&mut |policy| {
-                let Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), .. }) = policy else {
-                    panic!("another policy")
-                };
+                let policy = policy.to_string();
+                let lambda = policy.strip_prefix("cache-prior:lambda=").unwrap().strip_suffix(",j=1,except=2").unwrap();
+                let lambda: f64 = lambda.parse().unwrap();
                 tried.push(lambda);
                 Ok((lambda <= 0.2).then_some(lambda))
             })
             .unwrap();
         assert_eq!(tried, [0.5, 0.25, 0.125, 0.188, 0.219, 0.204]);
-        assert_eq!(within, [0.125, 0.188]);
+        assert_eq!((within.strongest, within.kept), (Some(0.188), vec![0.125, 0.188]));
+        let weaker: Vec<String> = family.weaker(0.188).take(2).map(|policy| policy.to_string()).collect();
+        assert_eq!(weaker, ["cache-prior:lambda=0.132,j=1,except=2", "cache-prior:lambda=0.092,j=1,except=2"]);
         let steps = Family::new(Parameter::Steps((5..=16).collect()), |m| {
             Policy::MaxRank(MaxRank { m: Some(m as usize), j: None })
         });
@@ -197,7 +213,7 @@ mod tests {
             Policy::MaxRank(MaxRank { m, .. }) => Ok(m.filter(|&m| m <= 9)),
             _ => panic!("another policy"),
         });
-        assert_eq!(within.unwrap(), [8, 9]);
+        assert_eq!(within.unwrap().kept, [8, 9]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl CachePrior {
             },
         };
         let j = spec.whole("j", "a whole number from 0 to the layer's experts")?;
-        spec.finish("lambda, j")?;
+        spec.finish("lambda, j, except")?;
         Ok(Self { lambda, j })
     }
 }
@@ -116,10 +116,12 @@ impl Rule for CachePrior {
         Policy::CachePrior(Self { lambda: self.lambda.clone(), j })
     }
 
-    fn lambda_count(&self) -> Option<usize> {
+    fn check_layers(&self, layers: usize) -> Result<(), Error> {
         match &self.lambda {
-            Lambda::Uniform(_) => None,
-            Lambda::PerLayer(lambdas) => Some(lambdas.len()),
+            Lambda::PerLayer(lambdas) if lambdas.len() != layers => {
+                Err(Error::LayerCount { what: "cache-prior: lambda", given: lambdas.len(), expected: layers })
+            }
+            _ => Ok(()),
         }
     }
 

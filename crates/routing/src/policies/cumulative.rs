@@ -29,7 +29,7 @@ impl Cumulative {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
         let p = spec.ratio("p", "a share from 0 to 1, or in percent")?.unwrap_or(Self::default().p);
         let j = spec.whole("j", "a whole number from 0 to the layer's experts")?;
-        spec.finish("p, j")?;
+        spec.finish("p, j, except")?;
         Ok(Self { p, j })
     }
 }

@@ -16,7 +16,7 @@ pub struct DropCold {
 impl DropCold {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
         let j = spec.whole("j", "a whole number from 1 to the layer's experts")?;
-        spec.finish("j")?;
+        spec.finish("j, except")?;
         Ok(Self { j })
     }
 }

@@ -20,7 +20,7 @@ impl MaxRank {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
         let m = spec.whole("m", "a whole number from 0 to the layer's experts")?;
         let j = spec.whole("j", "a whole number from 0 to the layer's experts")?;
-        spec.finish("m, j")?;
+        spec.finish("m, j, except")?;
         Ok(Self { m, j })
     }
 

@@ -7,6 +7,7 @@
 mod cache_prior;
 mod cumulative;
 mod drop_cold;
+mod except;
 mod max_rank;
 mod original;
 mod prune;
@@ -22,13 +23,14 @@ use crate::{Error, LayerShape};
 pub use cache_prior::{CachePrior, Lambda};
 pub use cumulative::Cumulative;
 pub use drop_cold::DropCold;
+pub use except::Except;
 pub use max_rank::MaxRank;
 use original::Original;
 pub use prune::Prune;
 pub use swap::Swap;
 
 const NAMES: &str = "original (exact), balanced, fast, prune:k=, drop-cold:j=, swap:rank=,seed=, max-rank:m=,j=, \
-                     cumulative:p=,j=, cache-prior:lambda=,j=";
+                     cumulative:p=,j=, cache-prior:lambda=,j=; all but original: except=, layers that keep the model's choice";
 
 /// A routing policy with its parameters. `Display` prints the specification that reads back as the same policy.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -49,16 +51,22 @@ pub enum Policy {
     Cumulative(Cumulative),
     /// A bonus for cached experts.
     CachePrior(CachePrior),
+    /// Another policy, but in some layers the model's own choice.
+    Except(Except),
 }
 
 impl Policy {
-    /// Reads a specification such as `balanced` or `cache-prior:lambda=0.15,j=2`. `read_file` gives the text of the file that
+    /// Reads a specification such as `balanced` or `cache-prior:lambda=0.15,j=2,except=0`. `read_file` gives the text of the file that
     /// a λ which is no number names; [`str::parse`] is the same without files.
     ///
     /// # Errors
     /// [`Error::Spec`] or [`Error::Missing`] names the option, what was given and what is allowed.
     pub fn parse(text: &str, mut read_file: impl FnMut(&str) -> Result<String, String>) -> Result<Self, Error> {
         let mut spec = Spec::split("routing", text)?;
+        let except = match spec.name {
+            "original" | "exact" => None,
+            _ => Except::parse(&mut spec)?,
+        };
         let lambda = |lambda| Self::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), j: None });
         let policy = match spec.name {
             "original" | "exact" => Self::Original,
@@ -75,8 +83,28 @@ impl Policy {
                 return Err(Error::Spec { option, given, allowed: NAMES.to_owned() });
             }
         };
-        spec.finish("no parameter")?;
-        Ok(policy)
+        spec.finish(if policy == Self::Original { "no parameter" } else { "except" })?;
+        Ok(match except {
+            Some(layers) => policy.except(layers),
+            None => policy,
+        })
+    }
+
+    /// This policy in all layers but these (0-based, among the MoE layers), which keep the model's own choice.
+    #[must_use]
+    pub fn except(self, layers: Vec<usize>) -> Self {
+        if layers.is_empty() { self } else { Self::Except(Except::new(self, layers)) }
+    }
+
+    /// The policy with every λ times `share`, 0 being original routing; `None` for one that has no λ.
+    pub fn with_scaled_lambda(&self, share: f64) -> Option<Self> {
+        match self {
+            Self::CachePrior(CachePrior { lambda, j }) => {
+                Some(Self::CachePrior(CachePrior { lambda: lambda.scaled(share), j: *j }))
+            }
+            Self::Except(except) => Some(except.policy().with_scaled_lambda(share)?.except(except.layers().to_vec())),
+            _ => None,
+        }
     }
 
     /// Whether what it chooses depends on what is cached.
@@ -84,6 +112,7 @@ impl Policy {
         match self {
             Self::Original | Self::Prune(_) | Self::Swap(_) => false,
             Self::DropCold(_) | Self::MaxRank(_) | Self::Cumulative(_) | Self::CachePrior(_) => true,
+            Self::Except(except) => except.policy().looks_at_the_cache(),
         }
     }
 
@@ -109,10 +138,7 @@ impl Policy {
         &self,
         shapes: impl ExactSizeIterator<Item = &'s LayerShape>,
     ) -> Result<Self, Error> {
-        let layers = shapes.len();
-        if let Some(given) = self.rule().lambda_count().filter(|&given| given != layers) {
-            return Err(Error::LayerCount { what: "cache-prior: lambda", given, expected: layers });
-        }
+        self.rule().check_layers(shapes.len())?;
         let resolved = shapes.map(|shape| self.resolved(shape.experts, shape.experts_per_token));
         let mut resolved = resolved.collect::<Result<Vec<_>, _>>()?;
         resolved.dedup();
@@ -136,6 +162,7 @@ impl Policy {
             Self::MaxRank(rule) => rule,
             Self::Cumulative(rule) => rule,
             Self::CachePrior(rule) => rule,
+            Self::Except(rule) => rule,
         }
     }
 }
@@ -160,9 +187,9 @@ trait Rule: fmt::Display {
     fn resolved(&self, experts: usize, experts_per_token: usize) -> Policy;
     fn choose(&self, token: &mut Token<'_>, chosen: &mut Vec<u32>);
 
-    /// The length of a list of one λ per MoE layer, if that is what the policy has.
-    fn lambda_count(&self) -> Option<usize> {
-        None
+    /// Whether the policy fits a model of so many MoE layers.
+    fn check_layers(&self, _layers: usize) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -215,7 +242,7 @@ impl Scratch {
 }
 
 /// J where none is given: 1 if N <= 16, else 2, at most K.
-pub(crate) fn default_protected(experts: usize, experts_per_token: usize) -> usize {
+pub fn default_protected(experts: usize, experts_per_token: usize) -> usize {
     let j = if experts <= 16 { 1 } else { 2 };
     j.min(experts_per_token)
 }

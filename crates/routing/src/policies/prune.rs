@@ -16,7 +16,7 @@ pub struct Prune {
 impl Prune {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
         let k = spec.whole("k", "a whole number from 0 to the model's experts per token")?;
-        spec.finish("k")?;
+        spec.finish("k, except")?;
         Ok(Self { k })
     }
 }

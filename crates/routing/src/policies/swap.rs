@@ -23,7 +23,7 @@ impl Swap {
         let (ranks, seeds) = ("a whole number from 1 to the model's experts per token", "a whole number below 2^64");
         let rank = spec.whole("rank", ranks)?.ok_or_else(|| spec.missing("rank", ranks))?;
         let seed = spec.whole("seed", seeds)?.ok_or_else(|| spec.missing("seed", seeds))?;
-        spec.finish("rank, seed")?;
+        spec.finish("rank, seed, except")?;
         Ok(Self { rank, seed })
     }
 }

@@ -1,0 +1,79 @@
+//! `except`: a policy in all layers but a few, which keep the model's own choice. For every policy, since what a changed choice costs differs by
+//! layer: on some models one layer carries most of the price (`moce tune` finds it).
+
+use std::fmt;
+
+use super::{Rule, Token};
+use crate::spec::Spec;
+use crate::{Error, Policy};
+
+/// A policy and where it does not act.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Except {
+    policy: Box<Policy>,
+    layers: Vec<usize>,
+}
+
+impl Except {
+    /// `policy` in every layer but these (0-based, among the MoE layers, in any order).
+    pub(super) fn new(policy: Policy, mut layers: Vec<usize>) -> Self {
+        layers.sort_unstable();
+        layers.dedup();
+        Self { policy: Box::new(policy), layers }
+    }
+
+    /// What acts in the other layers.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The layers that keep the model's own choice, ascending.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    /// Reads the layers, such as `0:1:29`; nothing if they are not given.
+    pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Option<Vec<usize>>, Error> {
+        let Some(text) = spec.text("except") else { return Ok(None) };
+        let number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok())?;
+        let layers: Option<Vec<usize>> = text.split(':').map(number).collect();
+        layers.map(Some).ok_or_else(|| spec.error("except", text, "layers, from 0, with colons between"))
+    }
+}
+
+impl Rule for Except {
+    fn validate(&self, experts: usize, experts_per_token: usize) -> Result<(), Error> {
+        self.policy.validate(experts, experts_per_token)
+    }
+
+    fn resolved(&self, experts: usize, experts_per_token: usize) -> Policy {
+        let policy = Box::new(self.policy.rule().resolved(experts, experts_per_token));
+        Policy::Except(Self { policy, layers: self.layers.clone() })
+    }
+
+    fn check_layers(&self, layers: usize) -> Result<(), Error> {
+        if let Some(&layer) = self.layers.last().filter(|&&layer| layer >= layers) {
+            return Err(Error::NoSuchLayer { layer, layers });
+        }
+        self.policy.rule().check_layers(layers)
+    }
+
+    fn choose(&self, token: &mut Token<'_>, chosen: &mut Vec<u32>) {
+        match self.layers.binary_search(&token.layer) {
+            Ok(_) => Policy::Original.choose(token, chosen),
+            Err(_) => self.policy.choose(token, chosen),
+        }
+    }
+}
+
+impl fmt::Display for Except {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = self.policy.to_string();
+        let separator = if policy.contains(':') { ',' } else { ':' };
+        write!(f, "{policy}{separator}except=")?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            write!(f, "{}{layer}", if index == 0 { "" } else { ":" })?;
+        }
+        Ok(())
+    }
+}
