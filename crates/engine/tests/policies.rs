@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "cache-prior:lambda=0.1",
+    "cache-prior:lambda=0.5,j=0,except=0",
     "cache-prior:lambda=0.5,j=1",
     "max-rank",
     "max-rank:m=12,j=0",
@@ -197,9 +198,11 @@ fn a_policy_without_strength_is_the_model_itself() {
         outcome(Session::new(&open(&model.path, routing(policy), 64, Budget::All)).unwrap(), &model.tokens, true)
     };
     let expected = run("original");
-    for policy in ["cache-prior:lambda=0.000001", "cache-prior:lambda=0", "max-rank:m=2", "cumulative:p=0"] {
+    for policy in ["cache-prior:lambda=0.000001", "max-rank:m=2", "cumulative:p=0", "max-rank:m=8,except=0:1"] {
         assert!(run(policy) == expected, "{policy}");
     }
+    let left_out = run("cache-prior:lambda=0.5,except=1");
+    assert!(left_out != expected && left_out == run("cache-prior:lambda=0.5:0"));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! fewest misses, down to original routing; neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
 //!
 //! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then cache-prior
-//! where it is cheap: layers differ in what a saved miss costs by far more than in what can be saved, so the dearest keep the model's own
+//! where it is cheap: layers can differ far more in what a saved miss costs than in what there is to save, so the dearest keep the model's own
 //! choice, ever more of them while that leaves fewer misses at the limit; what it frees may go into protecting fewer choices. Last,
 //! capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
 
