@@ -154,7 +154,7 @@ def bound_at_half(found, facts):
 
 def main_part(found, facts):
     experts, tuned, measured = facts["experts"]["count"], found["tuned"], found["tune"]["measured"]
-    own = f"{tuned['routing']} (tuned)"
+    names = lambda routing: f"{routing} (tuned)" if routing == tuned["routing"] else label(routing)
     rows = [row for row in found["main"] if row["routing"] != NO_EXPERTS]
     shown = ordered([*rows, tuned])
     bound = bound_at_half(found, facts)
@@ -170,7 +170,7 @@ def main_part(found, facts):
 WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of {WINDOW:,} (the last token of the one before as
 context), half of the experts cached ({experts // 2} of {experts}), LRU, the policy on every token; caches start empty in each window.
 
-{policies(found, shown, bound=bound, names=lambda routing: own if routing == tuned['routing'] else label(routing))}{belady}
+{policies(found, shown, bound=bound, names=names)}{belady}
 
 ![Misses by layer, policy by policy](images/layers.svg)
 
@@ -184,9 +184,9 @@ costs {rise(tuned)}: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned
     if found["three-quarters"]:
         text += f"""
 
-With three quarters cached ({3 * experts // 4} of {experts}), on the same text:
+With three quarters cached ({3 * experts // 4} of {experts}), on the same text (what was tuned for half):
 
-{policies(found, ordered(found["three-quarters"]))}"""
+{policies(found, ordered(found["three-quarters"]), names=names)}"""
     return text
 
 
@@ -378,42 +378,39 @@ def priced_layers(rows):
 
 
 def dearest(rows):
-    """The layer where a saved miss costs most."""
+    """The layers, the dearest first: by what they cost beyond what their saved misses cost on average, as `moce tune` orders them."""
     prices = priced_layers(rows)
-    return max(prices, key=lambda layer: prices[layer][0] / prices[layer][1])
+    kl, saved = (sum(price[index] for price in prices.values()) for index in (0, 1))
+    usual = kl / saved if saved > 0 else 0
+    return sorted(prices, key=lambda layer: usual * prices[layer][1] - prices[layer][0])
 
 
 def layers_part(found, facts):
-    prices, layer = priced_layers(found["layers"]), dearest(found["layers"])
-    by_price = sorted(prices.items(), key=lambda item: -item[1][0] / item[1][1])
-    body = [(one, f"{kl:.4f}", f"{saved:.2f}", f"{kl / saved:.4f}") for one, (kl, saved) in by_price[:5]]
-    rest = [price for _, price in by_price[5:]]
-    least_most = lambda values, digits: f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-    body.append(
-        ("the others", least_most([kl for kl, _ in rest], 4), least_most([saved for _, saved in rest], 2), least_most([kl / saved for kl, saved in rest], 4))
-    )
-    rows = by_routing(found["pareto"])
-    base, everywhere = rows["original"], fast(found["pareto"])
-    within = [row for row in found["pareto"] if row["routing"].endswith(f"except={layer}") and row["perplexity_rise"] <= 0.01]
-    shown = ordered([rows[f"{FAST},except={layer}"], everywhere, *within])
-    shown = list({row["routing"]: row for row in shown}.values())
-    but = rows[f"{FAST},except={layer}"]
-    share = 1 - math.log1p(but["perplexity_rise"]) / math.log1p(everywhere["perplexity_rise"])
-    saved = (but["misses_per_token"] - everywhere["misses_per_token"]) / (base["misses_per_token"] - everywhere["misses_per_token"])
-    best = min(within, key=lambda row: row["miss_rate"])
+    prices, layers = priced_layers(found["layers"]), dearest(found["layers"])
+    layer, shown = layers[0], min(5, len(layers) // 2)
+    line = lambda name, values: (name, *(" to ".join(f"{value:.{digits}f}" for value in dict.fromkeys(ends)) for ends, digits in values))
+    body = [line(one, [((prices[one][0],), 4), ((prices[one][1],), 2)]) for one in layers[:shown]]
+    rest = list(zip(*(prices[one] for one in layers[shown:])))
+    body.append(line("the others", [((min(values), max(values)), digits) for values, digits in zip(rest, (4, 2))]))
+    base, everywhere = original(found["except"]), fast(found["except"])
+    but = by_routing(found["except"])[f"{FAST},except={layer}"]
+    nats = [math.log1p(row["perplexity_rise"]) for row in (everywhere, but)]
+    misses = [base["misses_per_token"] - row["misses_per_token"] for row in (everywhere, but)]
+    carried = f"""Layer {layer} carries {percent(1 - nats[1] / nats[0], 0)} of what `fast` costs and {percent(1 - misses[1] / misses[0], 0)} of what it saves. """ if min(nats[0], misses[0]) > 0 else ""
+    within = [row for row in found["except"] if row not in (base, everywhere, but) and row["perplexity_rise"] <= 0.01]
     return f"""## Which layers
 
-Leaning (`fast`) in one layer alone, on the first {found["layers"][0]['tokens']:,} tokens of WikiText-2 valid: D(original ‖ policy), which takes far fewer tokens than a rise
-of perplexity does, and what is saved. Any change at all moves what follows a little (rounding, other choices behind it), so that small numbers say little:
+Leaning (`fast`) in one layer alone, on the first {found["layers"][0]['tokens']:,} tokens of WikiText-2 valid: D(original ‖ policy), which shows on far fewer tokens than a rise
+of perplexity does, and what is saved. Any change at all moves a little what follows (rounding, other choices behind it), so that small numbers say little:
 
-{table(["layer", "KL, nats a token", "misses saved a token", "KL a saved miss"], body)}
+{table(["layer", "KL, nats a token", "misses saved a token"], body)}
 
-So layer {layer} was left out (`except={layer}`), on the first {but['tokens']:,} tokens of the test text; of those policies all that cost at most 1 %, and `fast` with and without:
+So layer {layer} keeps the model's own choice here (`except={layer}`); first {but['tokens']:,} tokens of the test text, `fast` with and without, and of all policies tried so
+those that cost at most 1 % on this text:
 
-{policies(found, shown, base)}
+{policies(found, [everywhere, but, *ordered(within)], base)}
 
-Layer {layer} carries {percent(share, 0)} of what `fast` costs and {percent(saved, 0)} of what it saves. Without it fewer choices need protection: `{best['routing']}` takes
-away {fewer(best, base)} of the misses for {rise(best)}. `moce tune` looks for such layers."""
+{carried}`moce tune` looks for such layers; what it chose, without sight of this text, is in the first table."""
 
 
 def ranks_part(found, facts):
@@ -602,7 +599,8 @@ process held to {slow['megabytes']} MB/s by the system (3 rounds): from {spread(
 Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
 original routing, then 128 tokens; 5 rounds, median (least to most). *By chance*: random weights choose experts by chance, the worst case.
 *Recorded*: the router's scores of this page's model on WikiText-2 valid take the place of the random ones (`--replay`), under original routing
-and under the cache-prior (with layer {dearest(found["layers"])} left out or not) with the fewest misses whose perplexity is at most 1 % higher on that text, cached as much.
+and under the cache-prior (in all layers or without layer {dearest(found["layers"])[0]}) with the fewest misses whose perplexity is at most 1 % higher on that
+text, cached as much (the one that costs least where none is).
 Scores do not react to what a policy changed; quality is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan,
 its own routing by chance, 32 tokens, the better of two settings, 3 runs each. *Bound*: tokens/s if flash and kernels were used to the full at these
 misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *reached*: the share of it.

@@ -35,10 +35,10 @@ NO_EXPERTS = page.NO_EXPERTS
 # The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;cache-prior:lambda=0.2|0.3|0.5,j=3;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
-# The same where one layer keeps the model's own choice.
+# Where one layer keeps the model's own choice.
 EXCEPT = (
-    "cache-prior:lambda=0.1|0.2|0.3|0.5,j=0|1|2,except={layer};max-rank:m=8|12|16,j=0|1|2,except={layer};"
-    "cumulative:p=0.7|0.9,j=0|1|2,except={layer};drop-cold:j=1|2,except={layer}"
+    "cache-prior:lambda=0.1|0.2|0.5,j=0|1|2,except={layer};max-rank:m=8|16,j=0|1|2,except={layer};"
+    "cumulative:p=0.7|0.9,j=0|2,except={layer};drop-cold:j=1|2,except={layer}"
 )
 # Experts a token that these are for, and the fewest of a layer: the defaults (J = 2) are those of more than 16.
 PER_TOKEN, LEAST_EXPERTS = 4, 17
@@ -165,7 +165,8 @@ def quality(study):
         "tuned", "perplexity", *study.model, "-f", study.test, "--profile", profile, "--kl", *study.limited(quoted)
     )
     found["layers"] = layers(study)
-    found["pareto"] = study.sweep("pareto", f"{PARETO};{EXCEPT.format(layer=page.dearest(found['layers']))}", limit=limit)
+    found["pareto"] = study.sweep("pareto", PARETO, limit=limit)
+    found["except"] = study.sweep("except", f"fast;{EXCEPT.format(layer=page.dearest(found['layers'])[0])}", limit=limit)
     found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
     found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
@@ -189,7 +190,7 @@ def layers(study):
 
 def three_quarters(study, tuned):
     """The paper's other setting, on the whole text too."""
-    return study.sweep("three-quarters", f"fast;{tuned['routing']}", limit=study.arguments.quoted, capacity="75%")
+    return study.sweep("three-quarters", f"{page.FAST};{tuned['routing']}", limit=study.arguments.quoted, capacity="75%")
 
 
 def long(study):
@@ -361,7 +362,7 @@ def main():
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     if found["tasks"]:
         found["mmlu-letters"] = letters(study)
-    found["speed"] = speed(study, page.dearest(found["layers"])) if arguments.shape else None
+    found["speed"] = speed(study, page.dearest(found["layers"])[0]) if arguments.shape else None
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)

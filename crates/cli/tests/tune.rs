@@ -146,13 +146,18 @@ fn too_little_text_and_what_tune_ignores_are_refused() {
     }
 }
 
-/// `moce tune ... 2>&1 | head -1` still writes its profile.
+/// What is tried is said, and `moce tune ... 2>&1 | head -1` still writes its profile.
 #[test]
-fn a_reader_of_progress_that_goes_away_costs_no_profile() {
+fn progress_tells_what_is_tried_and_a_reader_that_goes_away_costs_no_profile() {
     let (_folder, at) = folder_with(&SENTENCES.concat().repeat(2));
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
     command.args(["tune", model, "--window", "8", "--limit", "64", "-f"]).arg(at("text")).arg("-o").arg(at("profile"));
+    let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    // Two layers are priced, then the dearest is left out.
+    assert_eq!(said.matches("alone: ").count(), 2, "{said}");
+    assert!(said.contains("leaning in layer  1 alone: ") && said.contains(",except="), "{said}");
+    std::fs::remove_file(at("profile")).unwrap();
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     let output = child.wait_with_output().unwrap();

@@ -91,7 +91,7 @@ pub enum Error {
         expected: usize,
     },
     /// A layer index at or beyond the number of MoE layers.
-    #[error("there is no MoE layer {layer}: the model has {layers}, numbered from 0")]
+    #[error("MoE layer {layer} of {layers}")]
     NoSuchLayer {
         /// The index asked for.
         layer: usize,

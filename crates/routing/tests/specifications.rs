@@ -48,6 +48,15 @@ fn policies_are_read_and_printed_in_canonical_form() {
 }
 
 #[test]
+fn leaving_layers_out_twice_leaves_out_both() {
+    assert_eq!(Policy::Original.except(vec![0]), Policy::Original);
+    assert_eq!(cache_prior(0.2, None).except(vec![]), cache_prior(0.2, None));
+    let twice = cache_prior(0.2, None).except(vec![3]).except(vec![3, 0]);
+    assert_eq!(twice.to_string().parse(), Ok(cache_prior(0.2, None).except(vec![0, 3])));
+    assert_eq!(twice, cache_prior(0.2, None).except(vec![0, 3]));
+}
+
+#[test]
 fn resolving_writes_the_defaults_out() {
     let cases = [
         ("balanced", (60, 4), "cache-prior:lambda=0.1,j=2"),
@@ -87,7 +96,8 @@ fn bad_policies_are_refused_with_what_is_allowed() {
         ),
         ("cache-prior:except=0:", "routing cache-prior: except `0:`"),
         ("cache-prior:except=+1", "routing cache-prior: except `+1`"),
-        ("original:except=0", "routing original `except=0`: allowed is no parameter"),
+        ("original:except=0", "routing original: except `0`: allowed is no parameter"),
+        ("nosuch:except=x", "routing `nosuch`: allowed is original"),
         ("cache-prior:j=2.0", "routing cache-prior: j `2.0`: allowed is a whole number"),
         ("max-rank:m=-1", "routing max-rank: m `-1`"),
         ("max-rank:m= 8", "routing max-rank: m ` 8`"),

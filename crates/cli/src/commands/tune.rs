@@ -58,7 +58,9 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
     let context = options.context.unwrap_or(arguments.window);
-    let options = EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), ..options };
+    // Divergence runs original routing beside a policy.
+    let options =
+        EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), sessions: 2, ..options };
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
     interrupt::listen();

@@ -191,7 +191,8 @@ impl Workbench<'_> {
         let mut except: &[usize] = &[];
         for layers in std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len()) {
             let next = self.search(Family::cache_prior(None, &dearest[..layers]), &original, &mut candidates)?;
-            if next.miss_rate >= best.miss_rate {
+            // Where nothing has kept the limit yet, one layer less may not be enough.
+            if next.miss_rate >= best.miss_rate && best.strongest.is_some() {
                 break;
             }
             (best, except) = (next, &dearest[..layers]);
@@ -240,10 +241,13 @@ impl Workbench<'_> {
         let sample = PerplexityOptions { limit: Some(limit), ..scored.clone() };
         let original = self.run_with(&sample, self.first, &Policy::Original, &self.capacity)?;
         let sample = PerplexityOptions { kl: true, ..sample };
-        let layers = 0..self.capacity.len();
-        let mut prices = Vec::with_capacity(layers.len());
-        for layer in layers.clone() {
-            let others = layers.clone().filter(|&other| other != layer).collect();
+        let layers = self.capacity.len();
+        if layers == 1 {
+            return Ok(vec![0]);
+        }
+        let mut prices = Vec::with_capacity(layers);
+        for layer in 0..layers {
+            let others = (0..layers).filter(|&other| other != layer).collect();
             let policy =
                 Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(PRICED_LAMBDA), j: None }).except(others);
             let report = self.run_with(&sample, self.first, &policy, &self.capacity)?;

@@ -125,11 +125,13 @@ pub struct LayerPrice {
     pub misses_saved: f64,
 }
 
-/// Layers, the dearest first: by the divergence that a saved miss costs. One that saves none has no price that is worth it.
+/// Layers, the dearest first: by how much more divergence leaning in them costs than the misses that it saves cost on average.
 pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<usize> {
-    let price =
-        |layer: &LayerPrice| if layer.misses_saved > 0.0 { layer.kl / layer.misses_saved } else { f64::INFINITY };
-    prices.sort_by(|one, other| price(other).total_cmp(&price(one)));
+    let sum = |of: fn(&LayerPrice) -> f64| prices.iter().map(of).sum::<f64>();
+    let (kl, misses_saved) = (sum(|price| price.kl), sum(|price| price.misses_saved));
+    let usual = if misses_saved > 0.0 { kl / misses_saved } else { 0.0 };
+    let excess = |price: &LayerPrice| price.kl - usual * price.misses_saved;
+    prices.sort_by(|one, other| excess(other).total_cmp(&excess(one)));
     prices.into_iter().map(|price| price.layer).collect()
 }
 
@@ -182,11 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_are_ordered_by_what_a_saved_miss_costs() {
-        let prices = [(0.003, 1.0), (0.012, 1.2), (0.002, 1.0), (0.001, -0.1)];
-        let prices = prices.iter().enumerate();
-        let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
-        assert_eq!(dearest_first(prices.collect()), [3, 1, 0, 2]);
+    fn layers_are_ordered_by_what_they_cost_beyond_the_usual_price() {
+        let order = |prices: &[(f64, f64)]| {
+            let prices = prices.iter().enumerate();
+            let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
+            dearest_first(prices.collect())
+        };
+        // The last one saves nothing, but costs next to nothing, too.
+        assert_eq!(order(&[(0.003, 1.0), (0.012, 1.2), (0.002, 1.0), (0.001, -0.1)]), [1, 3, 0, 2]);
+        assert_eq!(order(&[(0.001, 0.0), (0.002, 0.0)]), [1, 0]);
     }
 
     #[test]

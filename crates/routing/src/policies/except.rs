@@ -22,6 +22,12 @@ impl Except {
         Self { policy: Box::new(policy), layers }
     }
 
+    /// The same with these layers left out, too.
+    pub(super) fn and(self, mut layers: Vec<usize>) -> Self {
+        layers.extend(self.layers);
+        Self::new(*self.policy, layers)
+    }
+
     /// What acts in the other layers.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -32,12 +38,11 @@ impl Except {
         &self.layers
     }
 
-    /// Reads the layers, such as `0:1:29`; nothing if they are not given.
-    pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Option<Vec<usize>>, Error> {
-        let Some(text) = spec.text("except") else { return Ok(None) };
+    /// Reads the layers, such as `0:1:29`.
+    pub(super) fn parse(spec: &Spec<'_>, text: &str) -> Result<Vec<usize>, Error> {
         let number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok())?;
         let layers: Option<Vec<usize>> = text.split(':').map(number).collect();
-        layers.map(Some).ok_or_else(|| spec.error("except", text, "layers, from 0, with colons between"))
+        layers.ok_or_else(|| spec.error("except", text, "layers, from 0, with colons between"))
     }
 }
 
@@ -53,7 +58,8 @@ impl Rule for Except {
 
     fn check_layers(&self, layers: usize) -> Result<(), Error> {
         if let Some(&layer) = self.layers.last().filter(|&&layer| layer >= layers) {
-            return Err(Error::NoSuchLayer { layer, layers });
+            let (option, given) = ("routing: except".to_owned(), layer.to_string());
+            return Err(Error::Spec { option, given, allowed: format!("MoE layers below {layers}") });
         }
         self.policy.rule().check_layers(layers)
     }

@@ -63,10 +63,7 @@ impl Policy {
     /// [`Error::Spec`] or [`Error::Missing`] names the option, what was given and what is allowed.
     pub fn parse(text: &str, mut read_file: impl FnMut(&str) -> Result<String, String>) -> Result<Self, Error> {
         let mut spec = Spec::split("routing", text)?;
-        let except = match spec.name {
-            "original" | "exact" => None,
-            _ => Except::parse(&mut spec)?,
-        };
+        let except = spec.text("except");
         let lambda = |lambda| Self::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), j: None });
         let policy = match spec.name {
             "original" | "exact" => Self::Original,
@@ -84,16 +81,22 @@ impl Policy {
             }
         };
         spec.finish(if policy == Self::Original { "no parameter" } else { "except" })?;
-        Ok(match except {
-            Some(layers) => policy.except(layers),
-            None => policy,
-        })
+        match (except, policy) {
+            (Some(layers), Self::Original) => Err(spec.error("except", layers, "no parameter")),
+            (Some(layers), policy) => Ok(policy.except(Except::parse(&spec, layers)?)),
+            (None, policy) => Ok(policy),
+        }
     }
 
     /// This policy in all layers but these (0-based, among the MoE layers), which keep the model's own choice.
     #[must_use]
     pub fn except(self, layers: Vec<usize>) -> Self {
-        if layers.is_empty() { self } else { Self::Except(Except::new(self, layers)) }
+        match self {
+            Self::Original => self,
+            _ if layers.is_empty() => self,
+            Self::Except(inner) => Self::Except(inner.and(layers)),
+            policy => Self::Except(Except::new(policy, layers)),
+        }
     }
 
     /// The policy with every λ times `share`, 0 being original routing; `None` for one that has no λ.
