@@ -80,7 +80,7 @@ const NEIGHBOUR: f64 = 0.03;
 
 /// λ at which the price of leaning in a layer is measured, in so many windows: divergence needs far fewer than perplexity.
 const PRICED_LAMBDA: f64 = 0.2;
-const PRICED_WINDOWS: usize = 4;
+const PRICED_WINDOWS: usize = 2;
 
 /// A candidate that keeps the limit on the first half, and its misses there.
 struct Tried {
@@ -151,8 +151,8 @@ struct Workbench<'a> {
 /// A family of policies, searched.
 struct Searched {
     family: Family,
-    /// The strongest parameter that keeps the limit.
-    strongest: Option<f64>,
+    /// Which step is the strongest that keeps the limit.
+    strongest: Option<usize>,
     /// The fewest misses of those that keep it.
     miss_rate: f64,
 }
@@ -206,7 +206,9 @@ impl Workbench<'_> {
             best = next;
         }
         for weaker in best.strongest.into_iter().flat_map(|strongest| best.family.weaker(strongest)) {
-            candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
+            if candidates.iter().all(|tried| tried.candidate.policy != weaker) {
+                candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
+            }
         }
         let fewest = candidates.iter().min_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
         if let Some(policy) = fewest.map(|fewest| fewest.candidate.policy.clone()) {

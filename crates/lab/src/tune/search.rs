@@ -5,8 +5,12 @@ use crate::Error;
 use moce_engine::MemoryPlan;
 use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
 
-/// Trials that a real parameter is bisected with: λ to 1/64.
-const BISECTIONS: usize = 6;
+/// λ that are tried, each about 1.4 times the one before: what lies between differs by less than a text can tell.
+const LAMBDAS: [f64; 12] = [0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8];
+/// Shares p that are tried.
+const SHARES: [f64; 12] = [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
+/// How many λ below the strongest become candidates, too, down to a quarter of it: the second half may be dearer than the first.
+const WEAKER: usize = 4;
 /// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
 pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
 
@@ -26,24 +30,18 @@ impl Candidate {
     }
 }
 
-/// A family of policies with one parameter, from weak to strong.
+/// A family of policies with one parameter.
 pub(super) struct Family {
-    parameter: Parameter,
+    /// Its values, from weak to strong.
+    steps: Vec<f64>,
     make: Box<dyn Fn(f64) -> Policy>,
-}
-
-enum Parameter {
-    /// From 0 to this.
-    Real(f64),
-    /// One of these.
-    Steps(Vec<usize>),
 }
 
 /// What a bisection has met.
 pub(super) struct Within<T> {
-    /// The strongest parameter within the limit.
-    pub(super) strongest: Option<f64>,
-    /// What was kept of all that are within it, weakest first.
+    /// Which step is the strongest within the limit.
+    pub(super) strongest: Option<usize>,
+    /// What was kept of all that are within it.
     pub(super) kept: Vec<T>,
 }
 
@@ -52,28 +50,23 @@ impl Family {
     pub(super) fn others(plan: &MemoryPlan) -> [Family; 2] {
         let k = plan.experts_per_token;
         let most = plan.experts.iter().copied().min().unwrap_or(k);
-        let steps = Parameter::Steps((k + 1..=(4 * k).min(most)).collect());
+        let ranks = (k + 1..=(4 * k).min(most)).map(|m| m as f64);
         [
-            Family::new(steps, |x| Policy::MaxRank(MaxRank { m: Some(x as usize), j: None })),
-            Family::new(Parameter::Real(1.0), |x| Policy::Cumulative(Cumulative { p: x, j: None })),
+            Family::new(ranks, |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None })),
+            Family::new(SHARES, |p| Policy::Cumulative(Cumulative { p, j: None })),
         ]
     }
 
     /// cache-prior by its λ, with J protected, where some layers keep the model's own choice.
     pub(super) fn cache_prior(j: Option<usize>, except: &[usize]) -> Family {
         let except = except.to_vec();
-        Family::new(Parameter::Real(1.0), move |x| {
-            Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(x), j }).except(except.clone())
+        Family::new(LAMBDAS, move |lambda| {
+            Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(lambda), j }).except(except.clone())
         })
     }
 
-    /// Ever weaker policies than that with `strongest`, down to a tenth: the second half may be dearer than the first.
-    pub(super) fn weaker(&self, strongest: f64) -> impl Iterator<Item = Policy> {
-        (1..=6).map(move |step| (self.make)(round(strongest * 0.7f64.powi(step))))
-    }
-
-    fn new(parameter: Parameter, make: impl Fn(f64) -> Policy + 'static) -> Family {
-        Family { parameter, make: Box::new(make) }
+    fn new(steps: impl IntoIterator<Item = f64>, make: impl Fn(f64) -> Policy + 'static) -> Family {
+        Family { steps: steps.into_iter().collect(), make: Box::new(make) }
     }
 
     /// Bisects for the strongest of the family within a limit. `trial` runs one and gives what is to be kept of it, `None` if it is
@@ -83,33 +76,24 @@ impl Family {
         trial: &mut dyn FnMut(Policy) -> Result<Option<T>, Error>,
     ) -> Result<Within<T>, Error> {
         let mut within = Within { strongest: None, kept: Vec::new() };
-        let mut try_one = |x: f64| {
-            let kept = trial((self.make)(x))?;
-            let is_within = kept.is_some();
-            if is_within {
-                within.strongest = Some(x);
-            }
-            within.kept.extend(kept);
-            Ok::<bool, Error>(is_within)
-        };
-        match &self.parameter {
-            Parameter::Real(most) => {
-                // `low` is within the limit (0 is original routing), `high` is not known to be.
-                let (mut low, mut high) = (0.0, *most);
-                for _ in 0..BISECTIONS {
-                    let middle = round((low + high) / 2.0);
-                    if try_one(middle)? { low = middle } else { high = middle }
+        let (mut low, mut high) = (0, self.steps.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            match trial((self.make)(self.steps[middle]))? {
+                Some(kept) => {
+                    within.strongest = Some(middle);
+                    within.kept.push(kept);
+                    low = middle + 1;
                 }
-            }
-            Parameter::Steps(steps) => {
-                let (mut low, mut high) = (0, steps.len());
-                while low < high {
-                    let middle = (low + high) / 2;
-                    if try_one(steps[middle] as f64)? { low = middle + 1 } else { high = middle }
-                }
+                None => high = middle,
             }
         }
         Ok(within)
+    }
+
+    /// The next weaker policies than that of step `strongest`, strongest first.
+    pub(super) fn weaker(&self, strongest: usize) -> impl Iterator<Item = Policy> {
+        self.steps[..strongest].iter().rev().take(WEAKER).map(|&step| (self.make)(step))
     }
 }
 
@@ -133,11 +117,6 @@ pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<usize> {
     let excess = |price: &LayerPrice| price.kl - usual * price.misses_saved;
     prices.sort_by(|one, other| excess(other).total_cmp(&excess(one)));
     prices.into_iter().map(|price| price.layer).collect()
-}
-
-/// To a thousandth: what people can type.
-fn round(x: f64) -> f64 {
-    (x * 1000.0).round() / 1000.0
 }
 
 /// Spreads the sum of `capacity` over the layers by marginal gain: `curves` has measured (capacity, misses) points of each layer, taken as
@@ -197,29 +176,27 @@ mod tests {
 
     #[test]
     fn bisection_keeps_what_is_within_the_limit_and_ends_at_the_strongest() {
-        let family = Family::cache_prior(Some(1), &[2]);
         let mut tried = Vec::new();
-        let within = family
-            .within(&mut |policy| {
-                let policy = policy.to_string();
-                let lambda = policy.strip_prefix("cache-prior:lambda=").unwrap().strip_suffix(",j=1,except=2").unwrap();
-                let lambda: f64 = lambda.parse().unwrap();
-                tried.push(lambda);
-                Ok((lambda <= 0.2).then_some(lambda))
-            })
-            .unwrap();
-        assert_eq!(tried, [0.5, 0.25, 0.125, 0.188, 0.219, 0.204]);
-        assert_eq!((within.strongest, within.kept), (Some(0.188), vec![0.125, 0.188]));
-        let weaker: Vec<String> = family.weaker(0.188).take(2).map(|policy| policy.to_string()).collect();
-        assert_eq!(weaker, ["cache-prior:lambda=0.132,j=1,except=2", "cache-prior:lambda=0.092,j=1,except=2"]);
-        let steps = Family::new(Parameter::Steps((5..=16).collect()), |m| {
-            Policy::MaxRank(MaxRank { m: Some(m as usize), j: None })
-        });
-        let within = steps.within(&mut |policy| match policy {
-            Policy::MaxRank(MaxRank { m, .. }) => Ok(m.filter(|&m| m <= 9)),
-            _ => panic!("another policy"),
-        });
-        assert_eq!(within.unwrap().kept, [8, 9]);
+        let mut search = |family: &Family, most: f64| {
+            tried.clear();
+            let within = family.within(&mut |policy| {
+                let text = policy.to_string();
+                let parameter: f64 = text.split(['=', ',']).nth(1).unwrap().parse().unwrap();
+                tried.push(parameter);
+                Ok((parameter <= most).then_some(parameter))
+            });
+            let within = within.unwrap();
+            (tried.clone(), within.strongest, within.kept)
+        };
+        let family = Family::cache_prior(Some(1), &[2]);
+        assert_eq!(search(&family, 0.25), (vec![0.14, 0.4, 0.28, 0.2], Some(7), vec![0.14, 0.2]));
+        assert_eq!(search(&family, 1.0).1, Some(11));
+        assert_eq!(search(&family, 0.01), (vec![0.14, 0.05, 0.03, 0.02], None, vec![]));
+        let weaker: Vec<String> = family.weaker(2).map(|policy| policy.to_string()).collect();
+        assert_eq!(weaker, ["cache-prior:lambda=0.03,j=1,except=2", "cache-prior:lambda=0.02,j=1,except=2"]);
+        assert_eq!(family.weaker(11).count(), WEAKER);
+        let ranks = Family::new([5.0, 6.0, 7.0], |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None }));
+        assert_eq!(search(&ranks, 6.0), (vec![6.0, 7.0], Some(1), vec![6.0]));
     }
 
     #[test]
