@@ -4,10 +4,10 @@
 //! upper end of the 95 % interval of the rise must be within the limit there. What is refused gives way to the candidate with the next
 //! fewest misses, down to original routing; neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
 //!
-//! First one set of parameters for all layers: each family of policies is bisected for the strongest that keeps the limit. Then cache-prior
-//! where it is cheap: layers can differ far more in what a saved miss costs than in what there is to save, so the dearest keep the model's own
-//! choice, ever more of them while that leaves fewer misses at the limit; what it frees may go into protecting fewer choices. Last,
-//! capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the sum of slots stays.
+//! Each family of policies is bisected for the strongest that keeps the limit, the same in all layers. For cache-prior, layers can differ far
+//! more in what a saved miss costs than in what there is to save: the dearest may keep the model's own choice, and what that frees may go
+//! into protecting fewer choices. Last, capacities by layer, by marginal gain on the misses that the best policy shows at several
+//! capacities; the sum of slots stays.
 
 mod profile;
 mod search;
@@ -153,8 +153,15 @@ struct Searched {
     family: Family,
     /// Which step is the strongest that keeps the limit.
     strongest: Option<usize>,
-    /// The fewest misses of those that keep it.
+    /// The fewest misses of those that keep it; infinite if none does.
     miss_rate: f64,
+}
+
+impl Searched {
+    /// The next weaker policies than the strongest that keeps the limit.
+    fn weaker(&self) -> impl Iterator<Item = Policy> {
+        self.strongest.into_iter().flat_map(|strongest| self.family.weaker(strongest))
+    }
 }
 
 impl Workbench<'_> {
@@ -186,26 +193,8 @@ impl Workbench<'_> {
         for family in Family::others(plan) {
             self.search(family, &original, &mut candidates)?;
         }
-        let mut best = self.search(Family::cache_prior(None, &[]), &original, &mut candidates)?;
-        let dearest = self.dearest_layers()?;
-        let mut except: &[usize] = &[];
-        for layers in std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len()) {
-            let next = self.search(Family::cache_prior(None, &dearest[..layers]), &original, &mut candidates)?;
-            // Where nothing has kept the limit yet, one layer less may not be enough.
-            if next.miss_rate >= best.miss_rate && best.strongest.is_some() {
-                break;
-            }
-            (best, except) = (next, &dearest[..layers]);
-        }
-        let most = plan.experts.iter().copied().max().unwrap_or(0);
-        for j in (0..default_protected(most, plan.experts_per_token)).rev() {
-            let next = self.search(Family::cache_prior(Some(j), except), &original, &mut candidates)?;
-            if next.miss_rate >= best.miss_rate {
-                break;
-            }
-            best = next;
-        }
-        for weaker in best.strongest.into_iter().flat_map(|strongest| best.family.weaker(strongest)) {
+        let best = self.search_cache_prior(&original, &mut candidates)?;
+        for weaker in best.iter().flat_map(Searched::weaker) {
             if candidates.iter().all(|tried| tried.candidate.policy != weaker) {
                 candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
             }
@@ -220,6 +209,42 @@ impl Workbench<'_> {
         // A policy that saves nothing is no better than original routing.
         candidates.retain(|tried| tried.miss_rate < original.miss_rate);
         Ok(candidates)
+    }
+
+    /// Looks for λ, J and layers to leave out. Fewer protected choices may pay only where layers are left out, so both are searched
+    /// together: from the usual J down while that leaves fewer misses, and for each J ever more layers while that does.
+    fn search_cache_prior(
+        &mut self,
+        original: &PerplexityReport,
+        candidates: &mut Vec<Tried>,
+    ) -> Result<Option<Searched>, Error> {
+        let plan = self.engine.plan();
+        let usual = default_protected(plan.experts.iter().copied().max().unwrap_or(0), plan.experts_per_token);
+        let dearest = self.dearest_layers()?;
+        let doubled = std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len());
+        let counts: Vec<usize> = std::iter::once(0).chain(doubled).collect();
+        let fewest = |best: &Option<Searched>| best.as_ref().map_or(f64::INFINITY, |best| best.miss_rate);
+        let (mut best, mut of_best) = (None, 0);
+        for j in (0..=usual).rev() {
+            let (so_far, mut of_fewer) = (fewest(&best), f64::INFINITY);
+            for (index, &layers) in counts.iter().enumerate().skip(of_best) {
+                let family = Family::cache_prior((j < usual).then_some(j), &dearest[..layers]);
+                let next = self.search(family, original, candidates)?;
+                let miss_rate = next.miss_rate;
+                if miss_rate < fewest(&best) {
+                    (best, of_best) = (Some(next), index);
+                }
+                // Where nothing has kept the limit yet, more layers may help.
+                if miss_rate.is_finite() && miss_rate >= of_fewer {
+                    break;
+                }
+                of_fewer = miss_rate;
+            }
+            if fewest(&best) >= so_far {
+                break;
+            }
+        }
+        Ok(best)
     }
 
     /// Bisects a family and adds what keeps the limit to the candidates.
@@ -238,15 +263,15 @@ impl Workbench<'_> {
 
     /// The layers, that first in which leaning costs most for each miss it saves: leaning in one alone, on the text's beginning.
     fn dearest_layers(&mut self) -> Result<Vec<usize>, Error> {
+        let layers = self.capacity.len();
+        if layers == 1 {
+            return Ok(vec![0]);
+        }
         let scored = &self.options.perplexity;
         let limit = scored.limit.unwrap_or(usize::MAX).min(PRICED_WINDOWS * scored.window);
         let sample = PerplexityOptions { limit: Some(limit), ..scored.clone() };
         let original = self.run_with(&sample, self.first, &Policy::Original, &self.capacity)?;
         let sample = PerplexityOptions { kl: true, ..sample };
-        let layers = self.capacity.len();
-        if layers == 1 {
-            return Ok(vec![0]);
-        }
         let mut prices = Vec::with_capacity(layers);
         for layer in 0..layers {
             let others = (0..layers).filter(|&other| other != layer).collect();
