@@ -5,11 +5,11 @@ use crate::Error;
 use moce_engine::MemoryPlan;
 use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
 
-/// λ that are tried, each about 1.4 times the one before: what lies between differs by less than a text can tell.
-const LAMBDAS: [f64; 12] = [0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8];
+/// λ that are tried, each about 1.2 times the one before in the useful range: what lies between differs by less than a text can tell.
+const LAMBDAS: [f64; 15] = [0.03, 0.05, 0.07, 0.1, 0.12, 0.14, 0.17, 0.2, 0.23, 0.26, 0.3, 0.35, 0.4, 0.5, 0.8];
 /// Shares p that are tried.
 const SHARES: [f64; 12] = [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
-/// How many λ below the strongest become candidates, too, down to a quarter of it: the second half may be dearer than the first.
+/// How many λ below the strongest become candidates, too, down to about half of it: the second half may be dearer than the first.
 const WEAKER: usize = 4;
 /// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
 pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
@@ -189,11 +189,11 @@ mod tests {
             (tried.clone(), within.strongest, within.kept)
         };
         let family = Family::cache_prior(Some(1), &[2]);
-        assert_eq!(search(&family, 0.25), (vec![0.14, 0.4, 0.28, 0.2], Some(7), vec![0.14, 0.2]));
-        assert_eq!(search(&family, 1.0).1, Some(11));
-        assert_eq!(search(&family, 0.01), (vec![0.14, 0.05, 0.03, 0.02], None, vec![]));
+        assert_eq!(search(&family, 0.25), (vec![0.2, 0.35, 0.26, 0.23], Some(8), vec![0.2, 0.23]));
+        assert_eq!(search(&family, 1.0).1, Some(14));
+        assert_eq!(search(&family, 0.01), (vec![0.2, 0.1, 0.05, 0.03], None, vec![]));
         let weaker: Vec<String> = family.weaker(2).map(|policy| policy.to_string()).collect();
-        assert_eq!(weaker, ["cache-prior:lambda=0.03,j=1,except=2", "cache-prior:lambda=0.02,j=1,except=2"]);
+        assert_eq!(weaker, ["cache-prior:lambda=0.05,j=1,except=2", "cache-prior:lambda=0.03,j=1,except=2"]);
         assert_eq!(family.weaker(11).count(), WEAKER);
         let ranks = Family::new([5.0, 6.0, 7.0], |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None }));
         assert_eq!(search(&ranks, 6.0), (vec![6.0, 7.0], Some(1), vec![6.0]));
