@@ -18,7 +18,7 @@ use crate::{Capacity, Error, Hyperparameters, ModelIdentity, packed};
 use moce_flash::Files;
 use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope};
-use moce_routing::{LayerShape, Phase, RoutingOptions, SessionRouting};
+use moce_routing::{LayerShape, Phase, Policy, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -132,6 +132,7 @@ impl Engine {
         tracing::info!("resident experts loaded");
         let rope = h.rope.rope(architecture.frequency_factors().map(|id| weights.vector(id)))?;
         let scratch = Scratch::new(h, plan.scratch, rope.table(plan.chunk), &cpu);
+        let routing = resolved(&options.routing, h.experts, plan.experts.len())?;
         Ok(Engine {
             path: gguf.parts()[0].path().to_owned(),
             tokenizer,
@@ -142,7 +143,7 @@ impl Engine {
             plan,
             flash,
             prefetch,
-            routing: resolved(&options.routing, h.experts)?,
+            routing,
             identity: ModelIdentity::of(gguf, &h.architecture)?,
             file_bytes: gguf.parts().iter().map(moce_gguf::Part::bytes).sum(),
             expert_bytes,
@@ -352,11 +353,15 @@ impl Engine {
     }
 }
 
-/// Routing with every default of its policies written out for such layers.
-fn resolved(routing: &RoutingOptions, experts: Option<ExpertShape>) -> Result<RoutingOptions, Error> {
+/// Routing with every default of its policies written out for so many such layers.
+fn resolved(routing: &RoutingOptions, experts: Option<ExpertShape>, layers: usize) -> Result<RoutingOptions, Error> {
     let Some(ExpertShape { count, per_token, .. }) = experts else { return Ok(routing.clone()) };
-    let policy = routing.policy.resolved(count, per_token)?;
-    let prompt_policy = routing.prompt_policy.resolved(count, per_token)?;
+    let resolved = |policy: &Policy| {
+        policy.check_layers(layers)?;
+        policy.resolved(count, per_token)
+    };
+    let policy = resolved(&routing.policy)?;
+    let prompt_policy = resolved(&routing.prompt_policy)?;
     Ok(RoutingOptions { policy, prompt_policy, ..routing.clone() })
 }
 

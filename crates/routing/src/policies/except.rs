@@ -61,7 +61,7 @@ impl Rule for Except {
             let (option, given) = ("routing: except".to_owned(), layer.to_string());
             return Err(Error::Spec { option, given, allowed: format!("MoE layers below {layers}") });
         }
-        self.policy.rule().check_layers(layers)
+        self.policy.check_layers(layers)
     }
 
     fn choose(&self, token: &mut Token<'_>, chosen: &mut Vec<u32>) {

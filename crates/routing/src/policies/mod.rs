@@ -136,12 +136,20 @@ impl Policy {
         Ok(self.rule().resolved(experts, experts_per_token))
     }
 
+    /// Checks what the policy says of single layers, by index or in a list, against a model of so many MoE layers.
+    ///
+    /// # Errors
+    /// [`Error::LayerCount`] or [`Error::Spec`].
+    pub fn check_layers(&self, layers: usize) -> Result<(), Error> {
+        self.rule().check_layers(layers)
+    }
+
     /// Checks the policy for all layers of a model, and writes out the defaults where they are the same in all of them.
     pub(crate) fn resolved_for<'s>(
         &self,
         shapes: impl ExactSizeIterator<Item = &'s LayerShape>,
     ) -> Result<Self, Error> {
-        self.rule().check_layers(shapes.len())?;
+        self.check_layers(shapes.len())?;
         let resolved = shapes.map(|shape| self.resolved(shape.experts, shape.experts_per_token));
         let mut resolved = resolved.collect::<Result<Vec<_>, _>>()?;
         resolved.dedup();
