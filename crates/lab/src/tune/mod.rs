@@ -158,7 +158,7 @@ struct Searched {
 }
 
 impl Searched {
-    /// The next weaker policies than the strongest that keeps the limit.
+    /// Ever weaker policies than the strongest that keeps the limit.
     fn weaker(&self) -> impl Iterator<Item = Policy> {
         self.strongest.into_iter().flat_map(|strongest| self.family.weaker(strongest))
     }

@@ -9,8 +9,6 @@ use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
 const LAMBDAS: [f64; 15] = [0.03, 0.05, 0.07, 0.1, 0.12, 0.14, 0.17, 0.2, 0.23, 0.26, 0.3, 0.35, 0.4, 0.5, 0.8];
 /// Shares p that are tried.
 const SHARES: [f64; 12] = [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
-/// How many λ below the strongest become candidates, too, down to about half of it: the second half may be dearer than the first.
-const WEAKER: usize = 4;
 /// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
 pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
 
@@ -91,9 +89,9 @@ impl Family {
         Ok(within)
     }
 
-    /// The next weaker policies than that of step `strongest`, strongest first.
+    /// Ever weaker policies than that of step `strongest`, every second step: the second half may be dearer than the first.
     pub(super) fn weaker(&self, strongest: usize) -> impl Iterator<Item = Policy> {
-        self.steps[..strongest].iter().rev().take(WEAKER).map(|&step| (self.make)(step))
+        self.steps[..strongest].iter().rev().skip(1).step_by(2).map(|&step| (self.make)(step))
     }
 }
 
@@ -192,9 +190,8 @@ mod tests {
         assert_eq!(search(&family, 0.25), (vec![0.2, 0.35, 0.26, 0.23], Some(8), vec![0.2, 0.23]));
         assert_eq!(search(&family, 1.0).1, Some(14));
         assert_eq!(search(&family, 0.01), (vec![0.2, 0.1, 0.05, 0.03], None, vec![]));
-        let weaker: Vec<String> = family.weaker(2).map(|policy| policy.to_string()).collect();
-        assert_eq!(weaker, ["cache-prior:lambda=0.05,j=1,except=2", "cache-prior:lambda=0.03,j=1,except=2"]);
-        assert_eq!(family.weaker(11).count(), WEAKER);
+        let weaker: Vec<String> = family.weaker(4).map(|policy| policy.to_string()).collect();
+        assert_eq!(weaker, ["cache-prior:lambda=0.07,j=1,except=2", "cache-prior:lambda=0.03,j=1,except=2"]);
         let ranks = Family::new([5.0, 6.0, 7.0], |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None }));
         assert_eq!(search(&ranks, 6.0), (vec![6.0, 7.0], Some(1), vec![6.0]));
     }
