@@ -1,5 +1,5 @@
 //! `except`: a policy in all layers but a few, which keep the model's own choice. For every policy, since what a changed choice costs differs by
-//! layer: on some models one layer carries most of the price (`moce tune` finds it).
+//! layer: on the demo model the first one carries most of the price. `moce tune` looks for such layers.
 
 use std::fmt;
 
