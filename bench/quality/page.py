@@ -6,9 +6,6 @@ import statistics
 # Tokens of a window, and of a long one.
 WINDOW, LONG_WINDOW = 1024, 4096
 
-# Tokens that the price of leaning in one layer is measured on.
-PRICED = 4096
-
 # The largest rise of perplexity that `moce sweep` draws.
 MOST_DRAWN = 0.1
 
@@ -365,33 +362,19 @@ On routing that other engines recorded of full-size models (one prompt and its a
 for others, and LRU stays the default."""
 
 
-def priced_layers(rows):
-    """By layer: divergence and misses saved, a token, where that layer alone leans."""
-    base, layers = original(rows), len(rows) - 1
-    found = {}
-    for row in rows:
-        if row is not base:
-            others = set(row["routing"].rpartition("except=")[2].split(":"))
-            (layer,) = set(map(str, range(layers))) - others
-            found[int(layer)] = (row["kl_mean"], base["misses_per_token"] - row["misses_per_token"])
-    return found
-
-
-def dearest(rows):
-    """The layers, the dearest first: by what they cost beyond what their saved misses cost on average, as `moce tune` orders them."""
-    prices = priced_layers(rows)
-    kl, saved = (sum(price[index] for price in prices.values()) for index in (0, 1))
-    usual = kl / saved if saved > 0 else 0
-    return sorted(prices, key=lambda layer: usual * prices[layer][1] - prices[layer][0])
+def dearest(found):
+    """The layer in which leaning costs most beyond what the misses that it saves cost on average."""
+    return found["tune"]["layer_prices"][0]["layer"]
 
 
 def layers_part(found, facts):
-    prices, layers = priced_layers(found["layers"]), dearest(found["layers"])
-    layer, shown = layers[0], min(5, len(layers) // 2)
+    prices, layer = found["tune"]["layer_prices"], dearest(found)
+    shown = min(5, len(prices) // 2)
     line = lambda name, values: (name, *(" to ".join(f"{value:.{digits}f}" for value in dict.fromkeys(ends)) for ends, digits in values))
-    body = [line(one, [((prices[one][0],), 4), ((prices[one][1],), 2)]) for one in layers[:shown]]
-    rest = list(zip(*(prices[one] for one in layers[shown:])))
-    body.append(line("the others", [((min(values), max(values)), digits) for values, digits in zip(rest, (4, 2))]))
+    measures = (("kl", 4), ("misses_saved", 2))
+    body = [line(price["layer"], [((price[name],), digits) for name, digits in measures]) for price in prices[:shown]]
+    rest = {name: [price[name] for price in prices[shown:]] for name, _ in measures}
+    body.append(line("the others", [((min(rest[name]), max(rest[name])), digits) for name, digits in measures]))
     base, everywhere = original(found["except"]), fast(found["except"])
     but = by_routing(found["except"])[f"{FAST},except={layer}"]
     nats = [math.log1p(row["perplexity_rise"]) for row in (everywhere, but)]
@@ -400,7 +383,7 @@ def layers_part(found, facts):
     within = [row for row in found["except"] if row not in (base, everywhere, but) and row["perplexity_rise"] <= 0.01]
     return f"""## Which layers
 
-Leaning (`fast`) in one layer alone, on the first {found["layers"][0]['tokens']:,} tokens of WikiText-2 valid: D(original ‖ policy), which shows on far fewer tokens than a rise
+Leaning (`fast`) in one layer alone, in two windows of WikiText-2 valid as `moce tune` measures it: D(original ‖ policy), which shows on far fewer tokens than a rise
 of perplexity does, and what is saved. Any change at all moves a little what follows (rounding, other choices behind it), so that small numbers say little:
 
 {table(["layer", "KL, nats a token", "misses saved a token"], body)}
@@ -599,7 +582,7 @@ process held to {slow['megabytes']} MB/s by the system (3 rounds): from {spread(
 Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
 original routing, then 128 tokens; 5 rounds, median (least to most). *By chance*: random weights choose experts by chance, the worst case.
 *Recorded*: the router's scores of this page's model on WikiText-2 valid take the place of the random ones (`--replay`), under original routing
-and under the cache-prior (in all layers or without layer {dearest(found["layers"])[0]}) with the fewest misses whose perplexity is at most 1 % higher on that
+and under the cache-prior (in all layers or without layer {dearest(found)}) with the fewest misses whose perplexity is at most 1 % higher on that
 text, cached as much (the one that costs least where none is).
 Scores do not react to what a policy changed; quality is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan,
 its own routing by chance, 32 tokens, the better of two settings, 3 runs each. *Bound*: tokens/s if flash and kernels were used to the full at these

@@ -164,9 +164,8 @@ def quality(study):
     found["tuned"] = study.step(
         "tuned", "perplexity", *study.model, "-f", study.test, "--profile", profile, "--kl", *study.limited(quoted)
     )
-    found["layers"] = layers(study)
     found["pareto"] = study.sweep("pareto", PARETO, limit=limit)
-    found["except"] = study.sweep("except", f"fast;{EXCEPT.format(layer=page.dearest(found['layers'])[0])}", limit=limit)
+    found["except"] = study.sweep("except", f"fast;{EXCEPT.format(layer=page.dearest(found))}", limit=limit)
     found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
     found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
@@ -176,16 +175,6 @@ def quality(study):
         found[name] = study.sweep(name, "fast", "--start", start, limit=limit)
     found["start-saved"] = study.sweep("start-saved", "fast", "--start", saved_start(study), limit=limit)
     return found
-
-
-def layers(study):
-    """Leaning in one layer alone, on the validation text."""
-    every = range(study.facts["experts"]["layers"])
-    others = (":".join(str(other) for other in every if other != layer) for layer in every)
-    return study.step(
-        "layers", "sweep", *study.model, "-f", study.valid, "--routing-grid", ";".join(f"fast:except={but}" for but in others),
-        "--capacity", "50%", "--kl", "--limit", page.PRICED, "-o", study.folder / "layers",
-    )  # fmt: skip
 
 
 def three_quarters(study, tuned):
@@ -362,7 +351,7 @@ def main():
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     if found["tasks"]:
         found["mmlu-letters"] = letters(study)
-    found["speed"] = speed(study, page.dearest(found["layers"])[0]) if arguments.shape else None
+    found["speed"] = speed(study, page.dearest(found)) if arguments.shape else None
     target = pathlib.Path(arguments.page)
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)

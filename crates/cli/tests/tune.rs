@@ -50,6 +50,11 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(number("miss_rate") < number("original_miss_rate"), "a fifth of the perplexity buys no miss: {tuned}");
     let capacity: Vec<u64> = tuned["capacity"].as_array().unwrap().iter().map(|c| c.as_u64().unwrap()).collect();
     assert!(capacity.len() == 30 && capacity.iter().sum::<u64>() == 30 * 12, "{capacity:?}");
+    let prices = tuned["layer_prices"].as_array().unwrap();
+    assert!(prices.iter().all(|price| price["kl"].as_f64().unwrap() > 0.0), "a layer that leaning does not move");
+    let mut layers: Vec<u64> = prices.iter().map(|price| price["layer"].as_u64().unwrap()).collect();
+    layers.sort_unstable();
+    assert_eq!(layers, (0..30).collect::<Vec<u64>>());
 
     let run = ["run", "-q", "--json", "-n", "8", "--seed", "1", "-p", "The river", "--profile", &profile];
     let output = stdout(&[&run[..], &["--target-tps", "1000000"]].concat());

@@ -113,8 +113,9 @@ pub fn tune(
         check_windows(tokens, &options.perplexity)?;
     }
     let mut bench = Workbench { engine, options, first, second, capacity, interrupted, show };
-    let candidates = bench.candidates()?;
-    bench.accept(candidates)
+    let prices = bench.layer_prices()?;
+    let candidates = bench.candidates(&prices)?;
+    Ok(Profile { layer_prices: prices, ..bench.accept(candidates)? })
 }
 
 /// The text cut in the middle, between words; between characters where the quarter behind the middle has no space, as in Chinese.
@@ -186,14 +187,14 @@ impl Workbench<'_> {
     }
 
     /// What keeps the limit on the first half and saves misses there.
-    fn candidates(&mut self) -> Result<Vec<Tried>, Error> {
+    fn candidates(&mut self, prices: &[LayerPrice]) -> Result<Vec<Tried>, Error> {
         let plan = self.engine.plan();
         let original = self.run(self.first, &Policy::Original, &self.capacity)?;
         let mut candidates = Vec::new();
         for family in Family::others(plan) {
             self.search(family, &original, &mut candidates)?;
         }
-        let best = self.search_cache_prior(&original, &mut candidates)?;
+        let best = self.search_cache_prior(&original, prices, &mut candidates)?;
         for weaker in best.iter().flat_map(Searched::weaker) {
             if candidates.iter().all(|tried| tried.candidate.policy != weaker) {
                 candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
@@ -211,40 +212,23 @@ impl Workbench<'_> {
         Ok(candidates)
     }
 
-    /// Looks for λ, J and layers to leave out. Fewer protected choices may pay only where layers are left out, so both are searched
-    /// together: from the usual J down while that leaves fewer misses, and for each J ever more layers while that does.
+    /// Looks for λ, J and layers to leave out.
     fn search_cache_prior(
         &mut self,
         original: &PerplexityReport,
+        prices: &[LayerPrice],
         candidates: &mut Vec<Tried>,
     ) -> Result<Option<Searched>, Error> {
         let plan = self.engine.plan();
         let usual = default_protected(plan.experts.iter().copied().max().unwrap_or(0), plan.experts_per_token);
-        let dearest = self.dearest_layers()?;
+        let dearest: Vec<usize> = prices.iter().map(|price| price.layer).collect();
         let doubled = std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len());
         let counts: Vec<usize> = std::iter::once(0).chain(doubled).collect();
-        let fewest = |best: &Option<Searched>| best.as_ref().map_or(f64::INFINITY, |best| best.miss_rate);
-        let (mut best, mut of_best) = (None, 0);
-        for j in (0..=usual).rev() {
-            let (so_far, mut of_fewer) = (fewest(&best), f64::INFINITY);
-            for (index, &layers) in counts.iter().enumerate().skip(of_best) {
-                let family = Family::cache_prior((j < usual).then_some(j), &dearest[..layers]);
-                let next = self.search(family, original, candidates)?;
-                let miss_rate = next.miss_rate;
-                if miss_rate < fewest(&best) {
-                    (best, of_best) = (Some(next), index);
-                }
-                // Where nothing has kept the limit yet, more layers may help.
-                if miss_rate.is_finite() && miss_rate >= of_fewer {
-                    break;
-                }
-                of_fewer = miss_rate;
-            }
-            if fewest(&best) >= so_far {
-                break;
-            }
-        }
-        Ok(best)
+        search::fewest_misses(usual, &counts, &mut |j, layers| {
+            let family = Family::cache_prior((j < usual).then_some(j), &dearest[..layers]);
+            let searched = self.search(family, original, candidates)?;
+            Ok((searched.miss_rate, searched))
+        })
     }
 
     /// Bisects a family and adds what keeps the limit to the candidates.
@@ -261,11 +245,11 @@ impl Workbench<'_> {
         Ok(Searched { family, strongest: within.strongest, miss_rate })
     }
 
-    /// The layers, that first in which leaning costs most for each miss it saves: leaning in one alone, on the text's beginning.
-    fn dearest_layers(&mut self) -> Result<Vec<usize>, Error> {
+    /// What leaning costs and saves in one layer alone, on the text's beginning; the dearest first. Nothing for a model of one layer.
+    fn layer_prices(&mut self) -> Result<Vec<LayerPrice>, Error> {
         let layers = self.capacity.len();
         if layers == 1 {
-            return Ok(vec![0]);
+            return Ok(Vec::new());
         }
         let scored = &self.options.perplexity;
         let limit = scored.limit.unwrap_or(usize::MAX).min(PRICED_WINDOWS * scored.window);

@@ -1,5 +1,6 @@
 //! A tuned routing: a small JSON file, bound to a model and its capacities (docs/formats/profile.md).
 
+use super::LayerPrice;
 use crate::Error;
 use moce_engine::routing::{EvictionSpec, Policy, RoutingOptions, TouchOrder};
 use moce_engine::{Engine, ModelIdentity, NewFile};
@@ -35,6 +36,9 @@ pub struct Profile {
     pub max_loss: f64,
     /// What was measured on the second half of the text.
     pub measured: Measured,
+    /// What leaning costs and saves in one layer alone, on the beginning of the first half; the dearest layer first.
+    #[serde(default)]
+    pub layer_prices: Vec<LayerPrice>,
 }
 
 /// Quality and misses of a profile on text that it was not chosen on.
@@ -83,6 +87,7 @@ impl Profile {
             capacity,
             max_loss,
             measured,
+            layer_prices: Vec::new(),
         }
     }
 

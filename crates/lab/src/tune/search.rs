@@ -4,6 +4,7 @@
 use crate::Error;
 use moce_engine::MemoryPlan;
 use moce_engine::routing::{CachePrior, Cumulative, Lambda, MaxRank, Policy};
+use serde::{Deserialize, Serialize};
 
 /// λ that are tried, each about 1.2 times the one before in the useful range: what lies between differs by less than a text can tell.
 const LAMBDAS: [f64; 15] = [0.03, 0.05, 0.07, 0.1, 0.12, 0.14, 0.17, 0.2, 0.23, 0.26, 0.3, 0.35, 0.4, 0.5, 0.8];
@@ -95,11 +96,41 @@ impl Family {
     }
 }
 
+/// The fewest misses over J and a number of layers that are left out, and what was found there. Fewer protected choices may pay only where
+/// layers are left out, so both are searched together: from the `usual` J down while that leaves fewer misses, and for each J ever more
+/// layers (`counts`, ascending) while that does. `search` gives misses, infinite where nothing keeps the limit, for (J, layers).
+pub(super) fn fewest_misses<T>(
+    usual: usize,
+    counts: &[usize],
+    search: &mut dyn FnMut(usize, usize) -> Result<(f64, T), Error>,
+) -> Result<Option<T>, Error> {
+    let (mut fewest, mut best, mut of_best) = (f64::INFINITY, None, 0);
+    for j in (0..=usual).rev() {
+        let (so_far, mut of_fewer) = (fewest, f64::INFINITY);
+        for (index, &layers) in counts.iter().enumerate().skip(of_best) {
+            let (misses, found) = search(j, layers)?;
+            if misses < fewest {
+                (fewest, best, of_best) = (misses, Some(found), index);
+            }
+            // Where nothing has kept the limit yet, more layers may help.
+            if misses.is_finite() && misses >= of_fewer {
+                break;
+            }
+            of_fewer = misses;
+        }
+        if fewest >= so_far {
+            break;
+        }
+    }
+    Ok(best)
+}
+
 /// What leaning in one layer alone costs and saves.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LayerPrice {
-    /// Index among the MoE layers.
+    /// Index among the layers with experts.
     pub layer: usize,
     /// D(original ‖ policy), in nats a token.
     pub kl: f64,
@@ -108,13 +139,13 @@ pub struct LayerPrice {
 }
 
 /// Layers, the dearest first: by how much more divergence leaning in them costs than the misses that it saves cost on average.
-pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<usize> {
+pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<LayerPrice> {
     let sum = |of: fn(&LayerPrice) -> f64| prices.iter().map(of).sum::<f64>();
     let (kl, misses_saved) = (sum(|price| price.kl), sum(|price| price.misses_saved));
     let usual = if misses_saved > 0.0 { kl / misses_saved } else { 0.0 };
     let excess = |price: &LayerPrice| price.kl - usual * price.misses_saved;
     prices.sort_by(|one, other| excess(other).total_cmp(&excess(one)));
-    prices.into_iter().map(|price| price.layer).collect()
+    prices
 }
 
 /// Spreads the sum of `capacity` over the layers by marginal gain: `curves` has measured (capacity, misses) points of each layer, taken as
@@ -165,7 +196,7 @@ mod tests {
         let order = |prices: &[(f64, f64)]| {
             let prices = prices.iter().enumerate();
             let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
-            dearest_first(prices.collect())
+            dearest_first(prices.collect()).iter().map(|price| price.layer).collect::<Vec<_>>()
         };
         // The last one saves nothing, but costs next to nothing, too.
         assert_eq!(order(&[(0.003, 1.0), (0.012, 1.2), (0.002, 1.0), (0.001, -0.1)]), [1, 3, 0, 2]);
@@ -194,6 +225,25 @@ mod tests {
         assert_eq!(weaker, ["cache-prior:lambda=0.07,j=1,except=2", "cache-prior:lambda=0.03,j=1,except=2"]);
         let ranks = Family::new([5.0, 6.0, 7.0], |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None }));
         assert_eq!(search(&ranks, 6.0), (vec![6.0, 7.0], Some(1), vec![6.0]));
+    }
+
+    #[test]
+    fn j_and_layers_are_searched_together_and_no_further_than_they_help() {
+        const NONE: f64 = f64::INFINITY;
+        // Misses by J and number of layers, what they are smallest at, and what is asked: J = 1 and 0 pay only without layers.
+        let search = |misses: &[[f64; 3]; 3]| {
+            let mut asked = Vec::new();
+            let found = fewest_misses(2, &[0, 1, 2], &mut |j, layers| {
+                asked.push((j, layers));
+                Ok((misses[j][layers], (j, layers)))
+            });
+            (found.unwrap(), asked)
+        };
+        let (found, asked) = search(&[[9.0, 9.0, 4.0], [9.0, 6.0, 5.0], [8.0, 7.0, 7.5]]);
+        assert_eq!((found, asked), (Some((0, 2)), vec![(2, 0), (2, 1), (2, 2), (1, 1), (1, 2), (0, 2)]));
+        let (found, asked) = search(&[[1.0; 3], [9.0, 9.0, 9.0], [NONE, NONE, 7.0]]);
+        assert_eq!((found, asked), (Some((2, 2)), vec![(2, 0), (2, 1), (2, 2), (1, 2)]));
+        assert_eq!(search(&[[1.0; 3], [1.0; 3], [NONE; 3]]), (None, vec![(2, 0), (2, 1), (2, 2)]));
     }
 
     #[test]
