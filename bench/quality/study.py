@@ -158,9 +158,9 @@ def quality(study):
     found["window_nll"] = study.window_nll("main")
     found["divergence"] = study.sweep("divergence", f"balanced;fast;max-rank;cumulative;prune:k=3;{NO_EXPERTS}", "--kl", limit=limit)
     profile = study.folder / "tuned.profile"
-    found["tune"] = study.step(
-        "tune", "tune", *study.model, "-f", study.valid, "--max-loss", "1%", *study.limited(limit // 2), "-o", profile, "--force"
-    )
+    if not study.has("tune"):
+        profile.unlink(missing_ok=True)  # a search that was broken off goes on from what is beside it
+    found["tune"] = study.step("tune", "tune", *study.model, "-f", study.valid, "--max-loss", "1%", *study.limited(limit // 2), "-o", profile)
     found["tuned"] = study.step(
         "tuned", "perplexity", *study.model, "-f", study.test, "--profile", profile, "--kl", *study.limited(quoted)
     )

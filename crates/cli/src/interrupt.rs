@@ -1,5 +1,6 @@
 //! Ctrl-C: the first asks the command to finish cleanly, the second ends the program at once.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit status after Ctrl-C.
@@ -20,4 +21,29 @@ pub(crate) fn listen() {
 /// Whether Ctrl-C was pressed since [`listen`].
 pub(crate) fn happened() -> bool {
     HAPPENED.load(Ordering::Relaxed)
+}
+
+/// Writes as long as nobody pressed Ctrl-C, so that a file is left as it was.
+pub(crate) struct Writer<W>(pub(crate) W);
+
+impl<W: Write> Write for Writer<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // Not `ErrorKind::Interrupted`, after which writing is tried again.
+        if happened() { Err(std::io::Error::other("interrupted")) } else { self.0.write(bytes) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What to say of work that was interrupted and keeps what it has done; `force`: it was begun anew.
+pub(crate) fn resumable(error: moce_lab::Error, force: bool) -> anyhow::Error {
+    let without = if force { " without --force" } else { "" };
+    match error {
+        moce_lab::Error::Interrupted => {
+            anyhow::anyhow!("interrupted; the same command{without} goes on where it stopped")
+        }
+        error => error.into(),
+    }
 }

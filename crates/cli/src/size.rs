@@ -24,9 +24,17 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     if (0.0..9.2e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
+/// Bytes a second, more than none.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        0 => Err("expected more than 0 bytes a second, such as 500MB".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, parse_rate};
 
     #[test]
     fn sizes_are_read_strictly() {
@@ -38,5 +46,6 @@ mod tests {
         for wrong in ["", "GiB", "-1", "1e9", "1.5.2GiB", "3G", "inf", "nan", "1_000"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+        assert!(parse_rate("0").is_err() && parse_rate("0.5B").is_err() && parse_rate("1MB") == Ok(1_000_000));
     }
 }

@@ -80,17 +80,20 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["plan", fixture, "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["run", "--profile", &profile, "--routing", "fast"], 2).contains("--routing"));
-    assert!(refused(&["run", "--target-tps", "5"], 2).contains("--profile"));
+    for others in [&[][..], &["--routing", "fast"], &["--capacity", "6"]] {
+        assert!(refused(&[&["run", "--target-tps", "5"], others].concat(), 2).contains("--profile"));
+    }
     assert_eq!(tuned["touch"], "strong-first");
     assert!(refused(&["run", "--profile", &profile, "--touch", "weak-first"], 2).contains("--touch"));
     assert!(refused(&tune, 1).contains("--force"));
-    let lists = at("lists");
-    std::fs::write(&lists, "1 2 3\n".repeat(30)).unwrap();
-    assert!(refused(&[&tune[..], &["--force", "--start", &lists]].concat(), 1).contains("--start"));
+    assert!(refused(&[&tune[..], &["--force", "--start", "first"]].concat(), 1).contains("--start"));
+    assert!(!Path::new(&format!("{profile}.partial")).exists());
     let nowhere = at("no/folder");
     assert!(refused(&["tune", "-f", &text, "-o", &nowhere], 1).contains("no/folder"));
-    std::fs::write(&profile, "{}").unwrap();
-    assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains("no profile"));
+    for (wrong, why) in [("{}", "no profile"), ("{\"version\": 1}", "version 1"), ("{\"version\": 2}", "no profile")] {
+        std::fs::write(&profile, wrong).unwrap();
+        assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains(why));
+    }
 }
 
 /// The order in which experts become most recent is a part of what was measured.
@@ -130,7 +133,6 @@ fn a_dearer_second_half_is_met_by_a_weaker_policy() {
     let tuned: Value =
         serde_json::from_str(&stdout(&[&tune[..], &["--max-loss", "4%", "-q", "--json"]].concat())).unwrap();
     let measured = &tuned["measured"];
-    assert!(measured["candidates_refused"].as_u64().unwrap() > 0, "{tuned}");
     assert!(measured["perplexity_rise_upper"].as_f64().unwrap() <= 0.04, "{tuned}");
     assert!(
         measured["miss_rate"].as_f64().unwrap() < 0.95 * measured["original_miss_rate"].as_f64().unwrap(),
@@ -167,5 +169,5 @@ fn progress_tells_what_is_tried_and_a_reader_that_goes_away_costs_no_profile() {
     drop(child.stderr.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && Path::new(&at("profile")).exists(), "{output:?}");
-    assert!(String::from_utf8(output.stdout).unwrap().contains("candidates with fewer misses"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("original "));
 }

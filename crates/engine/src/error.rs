@@ -87,7 +87,9 @@ pub enum Error {
         context: usize,
     },
     /// The context asked for is longer than the model's.
-    #[error("a context of {wanted} tokens was asked for, the model has {model}")]
+    #[error(
+        "a context of {wanted} tokens is more than the model's {model}; lower --ctx, or --window where a text is scored"
+    )]
     ContextTooLong {
         /// Positions asked for.
         wanted: usize,
@@ -199,7 +201,8 @@ pub enum Error {
     Replay(#[from] moce_routing::TraceError),
     /// Selections of another model.
     #[error(
-        "the selections were recorded with another model (its identity is {recorded:016x}, this model's {opened:016x})"
+        "the selections were recorded with another model (its identity is {}, this model's {opened:016x})",
+        if *recorded == 0 { "unknown, as in imported traces".to_owned() } else { format!("{recorded:016x}") }
     )]
     ReplayModel {
         /// The identity in the trace.

@@ -16,8 +16,8 @@ pub struct BenchOptions {
     pub tokens: usize,
     /// How often.
     pub rounds: usize,
-    /// Which experts run; the engine's capacity holds.
-    pub routing: RoutingOptions,
+    /// Which experts run, one after the other in each round; the engine's capacity holds.
+    pub routings: Vec<RoutingOptions>,
     /// Router scores that take the place of the model's own: random weights then route like a trained model.
     pub replay: Option<Arc<ScoreReplay>>,
     /// Seed of the sampler, the same in every round.
@@ -54,7 +54,8 @@ pub struct PhaseSpeed {
     pub flash_rate: f64,
 }
 
-/// Runs `options.rounds` rounds; `progress` is called before each with its number.
+/// Runs `options.rounds` rounds and gives a report for each routing. A round has all of them in turn: what a shared machine does to one
+/// it does to the others. `progress` is called before each round with its number.
 ///
 /// # Errors
 /// Prompt and generation do not fit the context, or a step fails.
@@ -62,25 +63,30 @@ pub fn bench(
     engine: &Arc<Engine>,
     options: &BenchOptions,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-) -> Result<BenchReport, Error> {
+) -> Result<Vec<BenchReport>, Error> {
     let generation = GenerateOptions { max_tokens: options.tokens + 1, ignore_end: true, ..GenerateOptions::default() };
     let sampling = SamplerOptions { seed: options.seed, ..SamplerOptions::default() };
-    let mut rounds = Vec::with_capacity(options.rounds);
+    let mut rounds = vec![Vec::with_capacity(options.rounds); options.routings.len()];
     for round in 0..options.rounds.max(1) {
         if progress(round).is_break() {
             return Err(Error::Interrupted);
         }
-        let mut session = Session::with_routing(engine, &options.routing, &engine.plan().capacity)?;
-        if let Some(replay) = &options.replay {
-            session.replay_scores(Arc::clone(replay))?;
+        for (routing, rounds) in options.routings.iter().zip(&mut rounds) {
+            let mut session = Session::with_routing(engine, routing, &engine.plan().capacity)?;
+            if let Some(replay) = &options.replay {
+                session.replay_scores(Arc::clone(replay))?;
+            }
+            let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary)?;
+            rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
+                ControlFlow::Continue(())
+            })?);
         }
-        let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary)?;
-        rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
-            ControlFlow::Continue(())
-        })?);
     }
-    let of = |phase: fn(&Generation) -> &PhaseReport| PhaseSpeed::new(rounds.iter().map(phase));
-    Ok(BenchReport { prompt: of(|round| &round.prompt), generation: of(|round| &round.generation) })
+    let report = |rounds: &Vec<Generation>| BenchReport {
+        prompt: PhaseSpeed::new(rounds.iter().map(|round| &round.prompt)),
+        generation: PhaseSpeed::new(rounds.iter().map(|round| &round.generation)),
+    };
+    Ok(rounds.iter().map(report).collect())
 }
 
 impl PhaseSpeed {

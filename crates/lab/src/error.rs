@@ -71,9 +71,9 @@ pub enum Error {
     /// A model that routes nothing.
     #[error("the model has no experts, so there is no routing to study")]
     NoExperts,
-    /// Caches that begin with given experts, where capacities are to be found.
-    #[error("tuning tries other capacities than the lists of --start were made for; `first` and `random:SEED` fit any")]
-    StartOfOneCapacity,
+    /// Caches that begin with experts in them.
+    #[error("a profile is measured with caches that start empty; tuning takes no --start")]
+    WarmStart,
     /// A profile of another model.
     #[error("the profile was made for {made_for}, another model; `moce tune` makes one for this")]
     OtherModel {
@@ -196,7 +196,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A line of a file of results.
-    #[error("{}, line {line}, is no result of `moce eval`: {why}", path.display())]
+    #[error("{}, line {line}, is no result of this kind of run: {why}", path.display())]
     Results {
         /// The file.
         path: PathBuf,
@@ -205,11 +205,15 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// A baseline that cannot be compared with.
-    #[error(
-        "the baseline asked none of these questions, or with other prompts or another key, so the two cannot be paired"
-    )]
+    /// Two runs that asked different questions.
+    #[error("these results answer none of the questions, so the two runs cannot be paired")]
     OtherQuestions,
+    /// Results of the same questions with other examples or another wording.
+    #[error("these results answer the questions under other prompts")]
+    OtherPrompts,
+    /// Results that were judged by other right answers.
+    #[error("these results were judged by another key")]
+    OtherKey,
 }
 
 /// What gives enough windows: more text, a higher limit, or shorter ones.

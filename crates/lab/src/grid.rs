@@ -51,7 +51,9 @@ fn combinations(part: &str) -> Result<Vec<String>, String> {
 
 /// The values of a parameter.
 fn values(text: &str) -> Result<Vec<String>, String> {
-    let Some((range, steps)) = text.split_once('/').filter(|_| text.contains("..")) else {
+    // A path may have both, too: `../lambdas.txt`.
+    let is_range = |text: &str| text.split_once("..").is_some_and(|(from, _)| !from.is_empty() && !from.contains('/'));
+    let Some((range, steps)) = text.split_once('/').filter(|_| is_range(text)) else {
         return Ok(text.split('|').map(|value| value.trim().to_owned()).collect());
     };
     let wrong = || format!("{text} is no range; from..to/steps is one, such as 0..1/20");
@@ -83,6 +85,17 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_no_range() {
+        for path in ["../lambdas.txt", "a/../b.txt"] {
+            let policies = parse_grid(&format!("cache-prior:lambda={path}"), |read| {
+                assert_eq!(read, path);
+                Ok("0.1 0.2".to_owned())
+            });
+            assert_eq!(policies.unwrap().len(), 1);
+        }
+    }
+
+    #[test]
     fn lists_and_ranges_make_every_combination_and_nothing_comes_twice() {
         assert_eq!(grid("cache-prior:lambda=0.1|0.2,j=0|1|2").len(), 6);
         assert_eq!(grid("original; original ;prune:k=2;exact").len(), 2);
@@ -92,7 +105,6 @@ mod tests {
     fn what_is_no_grid_is_named() {
         for wrong in [
             "",
-            ";",
             "no-such",
             "cache-prior:lambda",
             "cache-prior:lambda=0..1/0",
@@ -100,7 +112,7 @@ mod tests {
             "cache-prior:lambda=0..1/99999",
         ] {
             let error = parse_grid(wrong, |path| Err(format!("no file {path}"))).unwrap_err().to_string();
-            assert!(!error.is_empty());
+            assert!(error.starts_with(&format!("routing grid '{}': ", wrong.trim_matches(';'))), "{error}");
         }
     }
 }

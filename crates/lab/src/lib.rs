@@ -18,11 +18,13 @@ mod grid;
 mod likelihood;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod partial;
 mod perplexity;
 mod prediction;
 mod simulate;
 mod spread;
 pub mod statistics;
+mod study;
 mod sweep;
 mod traces;
 mod tune;
@@ -38,10 +40,9 @@ pub use simulate::{
     simulate_global,
 };
 pub use spread::Spread;
-pub use sweep::{
-    CellResult, CellSummary, Shard, Study, SweepCell, SweepGrid, SweepOptions, SweepProgress, merge, sweep,
-};
+pub use study::Study;
+pub use sweep::{CellResult, CellSummary, Shard, SweepCell, SweepGrid, SweepOptions, SweepProgress, merge, sweep};
 #[cfg(feature = "parquet")]
 pub use traces::export_parquet;
 pub use traces::{TRACE_COLUMNS, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
-pub use tune::{Half, LayerPrice, Measured, Profile, Trial, TuneOptions, TuneStep, tune};
+pub use tune::{Half, LayerPrice, Measured, Profile, Trial, Trials, TuneOptions, TuneStep, tune};

@@ -5,6 +5,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 /// The 0.975 quantile of the normal distribution.
 const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054;
@@ -45,9 +46,12 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Percentile bootstrap over `units` (windows, questions): `statistic` gets the indices of a sample drawn with replacement, as many
-/// as there are units, and the interval holds the middle 95 % of what it returns. Paired, if the statistic compares two runs
-/// on the same units. `None` for less than two units: nothing is known of the spread.
+/// Bootstrap over `units` (windows): `statistic` gets the indices of a sample drawn with replacement, as many as there are units. Paired, if
+/// it compares two runs on the same units. `None` for less than two units: nothing is known of the spread.
+///
+/// The interval is the expanded percentile interval (Hesterberg, *What Teachers Should Know About the Bootstrap*, The American Statistician 69,
+/// 2015): resamples of few units vary too little, by √((n-1)/n) and the tails of Student's t, so it holds somewhat more than the middle 95 %
+/// of what the statistic returns; 97.3 % for 16 units, 95.1 % for 300.
 pub fn bootstrap(units: usize, mut statistic: impl FnMut(&[usize]) -> f64) -> Option<Interval> {
     if units < 2 {
         return None;
@@ -62,7 +66,38 @@ pub fn bootstrap(units: usize, mut statistic: impl FnMut(&[usize]) -> f64) -> Op
         })
         .collect();
     values.sort_by(f64::total_cmp);
-    Some(Interval { low: quantile(&values, 0.025), high: quantile(&values, 0.975) })
+    let tail = tail_of_percentiles(units);
+    Some(Interval { low: quantile(&values, tail), high: quantile(&values, 1.0 - tail) })
+}
+
+/// The share of resamples that the expanded percentile interval leaves out on each side.
+fn tail_of_percentiles(units: usize) -> f64 {
+    let n = units as f64;
+    let student = StudentsT::new(0.0, 1.0, n - 1.0).expect("two units at least").inverse_cdf(0.975);
+    Normal::standard().cdf(-student * (n / (n - 1.0)).sqrt())
+}
+
+/// How much larger a share is in one run than in another on the same questions: right in both, only in the one, only in the other, in
+/// neither. Newcombe's interval for paired shares (Statistics in Medicine 17, 1998, 2635-2650, method 10): Wilson's for each, and their
+/// correlation. Without any question -1 to 1.
+pub fn paired_difference(both: u64, only_one: u64, only_other: u64, neither: u64) -> Interval {
+    let n = both + only_one + only_other + neither;
+    if n == 0 {
+        return Interval { low: -1.0, high: 1.0 };
+    }
+    let [a, b, c, d] = [both, only_one, only_other, neither].map(|count| count as f64);
+    let (one, other) = (wilson(both + only_one, n), wilson(both + only_other, n));
+    let n = n as f64;
+    let (of_one, of_other) = ((a + b) / n, (a + c) / n);
+    let (margins, excess) = ((a + b) * (c + d) * (a + c) * (b + d), a * d - b * c);
+    let corrected = if excess > 0.0 { (excess - n / 2.0).max(0.0) } else { excess };
+    let correlation = if margins > 0.0 { corrected / margins.sqrt() } else { 0.0 };
+    let distance = |x: f64, y: f64| (x * x - 2.0 * correlation * x * y + y * y).max(0.0).sqrt();
+    let difference = of_one - of_other;
+    Interval {
+        low: difference - distance(of_one - one.low, other.high - of_other),
+        high: difference + distance(one.high - of_one, of_other - other.low),
+    }
 }
 
 /// On a straight line between the two values around the place `q · (n - 1)` of a sorted list that is not empty.
@@ -116,6 +151,37 @@ mod tests {
         close(interval.low, 0.5 - half, 0.05 * half);
         close(interval.high, 0.5 + half, 0.05 * half);
         assert_eq!(Some(interval), bootstrap(400, mean), "the same measurements give the same interval");
+    }
+
+    #[test]
+    fn few_units_widen_the_interval_as_students_t_does() {
+        // Of 8 normal values the 95 % interval of the mean is ± 2.3646 standard errors; a plain percentile bootstrap gives 1.96 · √(7/8).
+        let values = [-1.434, -0.8524, -0.4728, -0.1525, 0.1525, 0.4728, 0.8524, 1.434];
+        let mean = |sample: &[usize]| sample.iter().map(|&index| values[index]).sum::<f64>() / 8.0;
+        let error = (values.iter().map(|value| value * value).sum::<f64>() / 7.0 / 8.0).sqrt();
+        let interval = bootstrap(8, mean).unwrap();
+        close(interval.high, 2.3646 * error, 0.15 * error);
+        close(interval.low, -2.3646 * error, 0.15 * error);
+        close(tail_of_percentiles(16), 0.0138, 1e-4);
+        close(tail_of_percentiles(300), 0.0243, 1e-4);
+    }
+
+    #[test]
+    fn paired_shares_have_newcombes_interval() {
+        // By hand: Wilson's 0.8654 to 0.9890 for 48 of 50, 0.6259 to 0.8570 for 38 of 50; correlation -24 / √(48 · 2 · 38 · 12) = -0.1147.
+        let interval = paired_difference(36, 12, 2, 0);
+        close(interval.low, 0.0569, 5e-5);
+        close(interval.high, 0.3404, 5e-5);
+        // A positive correlation is corrected for continuity: (12 · 20 - 5 · 3 - 40 / 2) / √(17 · 23 · 15 · 25) = 0.5354 instead of 0.5876.
+        let correlated = paired_difference(12, 5, 3, 20);
+        close(correlated.low, -0.0926, 5e-5);
+        close(correlated.high, 0.1889, 5e-5);
+        let mirrored = paired_difference(36, 2, 12, 0);
+        assert_eq!((mirrored.low, mirrored.high), (-interval.high, -interval.low));
+        // Two runs that agree on twenty questions might still differ on the next.
+        let agreed = paired_difference(10, 0, 0, 10);
+        assert!(agreed.high > 0.1 && agreed.low == -agreed.high, "{agreed:?}");
+        assert_eq!(paired_difference(0, 0, 0, 0), Interval { low: -1.0, high: 1.0 });
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod scoring;
 
 pub(crate) use model::{
     CommonOptions, ModelOptions, Policies, PolicyOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT,
-    WrittenCapacity, cache_folder, parse_budget, parse_capacity, parse_policies, parse_routing, parse_share,
-    parse_start, parse_written_capacity, positive, with_default,
+    WrittenCapacity, apply_profile, cache_folder, parse_budget, parse_capacity, parse_policies, parse_routing,
+    parse_share, parse_start, parse_written_capacity, positive, with_default,
 };
 pub(crate) use recording::Recording;
 pub(crate) use sampling::{Sampling, parse_positive};

@@ -150,17 +150,23 @@ impl ModelOptions {
     ) -> anyhow::Result<(EngineOptions, Option<Profile>)> {
         let mut options = self.common.engine_options(self.memory, self.capacity.as_ref(), model_context)?;
         let profile = self.profile.as_deref().map(Profile::read).transpose()?;
-        let policy = profile.as_ref().map_or(Ok(self.policy.routing.clone()), Profile::policy)?;
+        let policy = match &profile {
+            Some(profile) => apply_profile(profile, &mut options)?,
+            None => self.policy.routing.clone(),
+        };
         let routing_prompt = self.policy.routing_prompt.unwrap_or(routing_prompt);
         options.routing.prompt_policy = routing_prompt.policy(&policy);
         options.routing.policy = policy;
-        if let Some(profile) = &profile {
-            options.routing.eviction = profile.eviction()?;
-            options.routing.touch = profile.touch()?;
-            options.capacity = Some(Capacity::PerLayer(profile.capacity.clone()));
-        }
         Ok((options, profile))
     }
+}
+
+/// Sets what a profile says of caches, and gives its policy.
+pub(crate) fn apply_profile(profile: &Profile, options: &mut EngineOptions) -> anyhow::Result<Policy> {
+    options.routing.eviction = profile.eviction()?;
+    options.routing.touch = profile.touch()?;
+    options.capacity = Some(Capacity::PerLayer(profile.capacity.clone()));
+    Ok(profile.policy()?)
 }
 
 impl CommonOptions {

@@ -3,8 +3,8 @@
 use super::plan::{Machine, flash_rates};
 use super::{announce, model_context};
 use crate::arguments::{
-    CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, cache_folder, parse_budget, parse_capacity,
-    parse_policies, positive,
+    CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, apply_profile, cache_folder, parse_budget,
+    parse_capacity, parse_policies, positive,
 };
 use crate::report::usage;
 use crate::{interrupt, model_path, report};
@@ -12,10 +12,10 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use moce_convert::{Shape, Synthetic};
-use moce_engine::routing::{Policy, RoutingOptions, ScoreReplay};
+use moce_engine::routing::{RoutingOptions, ScoreReplay};
 use moce_engine::{Budget, Capacity, Engine, EngineOptions, MemoryPlan, Meter, packed, read_scores};
 use moce_gguf::Gguf;
-use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Spread, bench, token_seconds};
+use moce_lab::{BenchOptions, BenchReport, MachineRates, PhaseSpeed, Profile, Spread, bench, token_seconds};
 use moce_quant::Format;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -58,6 +58,9 @@ pub(crate) struct Bench {
     /// Routing policies to compare, such as `original;cache-prior:lambda=0.1|0.2` [default: that of --routing]
     #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
     pub(crate) routing_grid: Option<Policies>,
+    /// Measure the routing of a profile that `moce tune` wrote for this model, after those of --routing-grid
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "touch", "capacity"])]
+    pub(crate) profile: Option<PathBuf>,
     /// Take router scores from a trace of `moce trace record`: random weights then route like the model that was recorded
     #[arg(long, value_name = "TRACE", value_hint = ValueHint::FilePath)]
     pub(crate) replay: Option<PathBuf>,
@@ -70,7 +73,7 @@ pub(crate) struct Bench {
     /// How often everything is done; the table shows medians
     #[arg(long, value_name = "N", default_value = "5", value_parser = positive)]
     pub(crate) rounds: usize,
-    /// Measure flash and memory before, between and after, and say what share of them was reached
+    /// Measure memory first and flash before each round, and say what share of them was reached
     #[arg(long)]
     pub(crate) ceilings: bool,
     /// Seed of the prompt and of the sampler
@@ -80,12 +83,6 @@ pub(crate) struct Bench {
     pub(crate) policy: PolicyOptions,
     #[command(flatten)]
     pub(crate) options: CommonOptions,
-}
-
-impl Bench {
-    fn policies(&self) -> Vec<Policy> {
-        self.routing_grid.as_ref().map_or_else(|| vec![self.policy.routing.clone()], |grid| grid.0.clone())
-    }
 }
 
 pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
@@ -99,7 +96,15 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     let mut base =
         arguments.options.engine_options(Budget::Auto, arguments.capacity.as_ref(), || model_context(&path))?;
     let routing_prompt = arguments.policy.routing_prompt.unwrap_or(RoutingPrompt::Original);
-    base.routing.policy = arguments.policy.routing.clone();
+    let profile = arguments.profile.as_deref().map(Profile::read).transpose()?;
+    let mut policies = arguments.routing_grid.as_ref().map_or_else(Vec::new, |grid| grid.0.clone());
+    if let Some(profile) = &profile {
+        profile.check(Engine::identity_of(&gguf)?)?;
+        policies.push(apply_profile(profile, &mut base)?);
+    } else if policies.is_empty() {
+        policies.push(arguments.policy.routing.clone());
+    }
+    base.routing.policy = policies[0].clone();
     base.routing.prompt_policy = routing_prompt.policy(&base.routing.policy);
     let context = base.context.map_or_else(|| context(arguments, &gguf, architecture), Ok)?;
     let layers = gguf.metadata().u32(&format!("{architecture}.block_count"))? as usize;
@@ -110,21 +115,17 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
     for &memory in &arguments.memory {
         let options = EngineOptions { memory, context: Some(context), ..base.clone() };
         let engine = Arc::new(Engine::load(&gguf, &options)?);
-        announce(&engine, None, global);
-        let routings = arguments.policies().into_iter().map(|policy| {
+        announce(&engine, profile.as_ref().filter(|_| policies.len() == 1), global);
+        let routings = policies.iter().cloned().map(|policy| {
             let prompt_policy = routing_prompt.policy(&policy);
             let routing = RoutingOptions { policy, prompt_policy, ..base.routing.clone() };
             engine.resolve_routing(&routing, &engine.plan().capacity)
         });
         // All policies are known to fit before the first is measured.
-        for routing in routings.collect::<Result<Vec<_>, _>>()? {
-            report::reset_peak_memory();
-            let measured = measure(&engine, &routing, scores.clone(), arguments, global)?;
-            if let Some(ceilings) = &mut ceilings {
-                ceilings.measure_flash()?;
-            }
-            cells.push(Cell::new(&engine, &routing, measured));
-        }
+        let routings: Vec<RoutingOptions> = routings.collect::<Result<_, _>>()?;
+        report::reset_peak_memory();
+        let measured = measure(&engine, &routings, scores.clone(), arguments, ceilings.as_mut(), global)?;
+        cells.extend(routings.iter().zip(measured).map(|(routing, measured)| Cell::new(&engine, routing, measured)));
     }
     let machine = ceilings.map(|ceilings| ceilings.machine());
     if let Some(machine) = &machine {
@@ -160,11 +161,12 @@ fn context(arguments: &Bench, gguf: &Gguf, architecture: &str) -> anyhow::Result
 
 fn measure(
     engine: &Arc<Engine>,
-    routing: &RoutingOptions,
+    routings: &[RoutingOptions],
     replay: Option<Arc<ScoreReplay>>,
     arguments: &Bench,
+    mut ceilings: Option<&mut Ceilings>,
     global: &Global,
-) -> anyhow::Result<BenchReport> {
+) -> anyhow::Result<Vec<BenchReport>> {
     let vocabulary = engine.hyperparameters().vocabulary as u64;
     let mut state = arguments.seed;
     let prompt = (0..arguments.prompt_tokens).map(|_| {
@@ -177,18 +179,23 @@ fn measure(
         tokens: arguments.tokens,
         rounds: arguments.rounds,
         seed: arguments.seed,
-        routing: routing.clone(),
+        routings: routings.to_vec(),
         replay,
     };
     let show = !global.quiet && report::stderr_is_interactive();
     let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{wide_bar} round {pos}/{len}")?);
-    let report = bench(engine, &options, &mut |round| {
+    let mut flash = Ok(());
+    let measured = bench(engine, &options, &mut |round| {
         bar.set_position(round as u64);
-        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if let Some(ceilings) = &mut ceilings {
+            flash = ceilings.measure_flash();
+        }
+        if flash.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    Ok(report?)
+    flash?;
+    Ok(measured?)
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {
@@ -241,7 +248,7 @@ fn confirm(path: &Path, bytes: u64) -> anyhow::Result<()> {
     if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { bail!("nothing was written") }
 }
 
-/// What flash and memory give, measured several times.
+/// What flash and memory give; flash is measured several times.
 struct Ceilings {
     meter: Meter,
     machine: Machine,
@@ -252,9 +259,7 @@ impl Ceilings {
     fn open(gguf: &Gguf, options: &EngineOptions) -> anyhow::Result<Option<Ceilings>> {
         let Some(meter) = Meter::open(gguf, options, LARGEST_BURST)? else { return Ok(None) };
         let machine = Machine::without_flash(&meter)?;
-        let mut ceilings = Ceilings { meter, machine, flash: Vec::new() };
-        ceilings.measure_flash()?;
-        Ok(Some(ceilings))
+        Ok(Some(Ceilings { meter, machine, flash: Vec::new() }))
     }
 
     fn measure_flash(&mut self) -> anyhow::Result<()> {

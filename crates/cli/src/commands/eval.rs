@@ -6,12 +6,11 @@ use crate::arguments::{
 };
 use crate::report::usage;
 use crate::{interrupt, report};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueHint};
 use moce_engine::Session;
 use moce_lab::evaluation::{
-    EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, check_baseline, evaluate,
-    read_results,
+    EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, evaluate, read_results,
 };
 use moce_lab::statistics::Interval;
 use std::collections::HashSet;
@@ -41,9 +40,9 @@ pub(crate) struct Eval {
     /// Take the examples in the prompts from this file, of the same format as FILE.jsonl
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) shots: Option<PathBuf>,
-    /// Examples in a prompt
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(crate) shot_count: usize,
+    /// Examples in a prompt; questions from a file have none without --shots [default: 5]
+    #[arg(long, value_name = "N")]
+    pub(crate) shot_count: Option<usize>,
     /// Write each question's result here; a run that was broken off goes on where it stopped
     #[arg(short, long, value_name = "RESULT.jsonl", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
@@ -70,11 +69,13 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     let (mut file, mut outcomes) = match &arguments.output {
         Some(path) => {
             let (file, before) = ResultFile::open(path, &header, arguments.force)?;
+            let before = task.known(before).with_context(|| format!("{}: --force begins anew", path.display()))?;
             (Some(file), before)
         }
         None => (None, Vec::new()),
     };
-    let outcomes_before = keep_asked(&task, &mut outcomes)?;
+    let key = |outcome: &Outcome| (outcome.subject.clone(), outcome.question);
+    let outcomes_before: HashSet<(String, usize)> = outcomes.iter().map(key).collect();
     let bar = report::progress_bar(global.quiet, "{pos}/{len} questions  {msg}");
     bar.set_length(task.questions() as u64);
     bar.set_position(outcomes.len() as u64);
@@ -90,12 +91,9 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
         bar.set_message(format!("{:.1} % right", 100.0 * correct as f64 / outcomes.len() as f64));
         Ok(if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })
-    .map_err(|error| match (error, &arguments.output) {
-        (moce_lab::Error::Interrupted, Some(_)) => {
-            let without = if arguments.force { " without --force" } else { "" };
-            anyhow::anyhow!("interrupted; the same command{without} goes on where it stopped")
-        }
-        (error, _) => error.into(),
+    .map_err(|error| match &arguments.output {
+        Some(_) => interrupt::resumable(error, arguments.force),
+        None => error.into(),
     })?;
     bar.finish_and_clear();
     if let Some(file) = file {
@@ -111,9 +109,13 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
 
 /// Results to compare with, which answer the same questions.
 fn read_baseline(path: &Path, task: &Task) -> anyhow::Result<(EvaluationHeader, Vec<Outcome>)> {
-    let baseline = read_results(path)?;
-    check_baseline(task, &baseline.1).with_context(|| path.display().to_string())?;
-    Ok(baseline)
+    let (header, outcomes) = read_results(path)?;
+    let context = || path.display().to_string();
+    let known = task.known(outcomes).with_context(context)?;
+    if known.is_empty() {
+        return Err(moce_lab::Error::OtherQuestions).with_context(context);
+    }
+    Ok((header, known))
 }
 
 fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
@@ -124,34 +126,24 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
         file if Path::new(file).is_file() => TaskSource::File(file.into()),
         other => return Err(usage(format!("'{other}' is no task: mmlu, gsm8k, or a file of questions"))),
     };
-    let shots = Shots { file: arguments.shots.clone(), count: arguments.shot_count };
-    let mut task = source.read(&shots, arguments.subjects.as_deref())?;
+    if matches!(source, TaskSource::File(_)) && arguments.shots.is_none() && arguments.shot_count.is_some() {
+        return Err(usage("--shot-count needs --shots: a file of questions has no examples of its own"));
+    }
+    let shots = Shots { file: arguments.shots.clone(), count: arguments.shot_count.unwrap_or(5) };
+    let expected = match source {
+        TaskSource::Mmlu(_) => "--data is a folder with test/SUBJECT_test.csv and dev/SUBJECT_dev.csv, or one above it",
+        TaskSource::Gsm8k(_) => "--data is a folder with test.jsonl and train.jsonl, or one above it",
+        _ => "a file of questions has one JSON object a line (docs/formats/evaluation.md)",
+    };
+    let read = source.read(&shots, arguments.subjects.as_deref());
+    let mut task = match read {
+        Err(error @ moce_lab::Error::File { .. }) => return Err(error).context(expected),
+        read => read?,
+    };
     if let Some(limit) = arguments.limit {
         task.limit(limit);
     }
     Ok(task)
-}
-
-/// Which questions have been answered before. Answers to questions that are no longer asked are left out; those to the same questions
-/// under other prompts, or judged by another key, are refused.
-fn keep_asked(task: &Task, outcomes: &mut Vec<Outcome>) -> anyhow::Result<HashSet<(String, usize)>> {
-    let mut asked = HashSet::new();
-    let mut kept = Vec::new();
-    for outcome in outcomes.drain(..) {
-        let subject = task.subjects.iter().find(|subject| subject.name == outcome.subject);
-        let question = subject.and_then(|s| Some((s, s.questions.iter().find(|q| q.index == outcome.question)?)));
-        let Some((subject, question)) = question else { continue };
-        if subject.fingerprint(question) != outcome.prompt {
-            bail!("the questions begun in the file of results had other prompts; --force begins anew");
-        }
-        if !outcome.is_judged_by(&question.expected) {
-            bail!("the answers in the file of results were judged by another key; --force begins anew");
-        }
-        asked.insert((outcome.subject.clone(), outcome.question));
-        kept.push(outcome);
-    }
-    *outcomes = kept;
-    Ok(asked)
 }
 
 fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
@@ -194,11 +186,10 @@ fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
     }
     let Some(comparison) = &report.comparison else { return Ok(()) };
     let difference = 100.0 * comparison.accuracy_difference;
-    let range =
-        comparison.accuracy_difference_interval.map_or_else(String::new, |i| format!(" (95 %: {})", percent(i)));
+    let range = percent(comparison.accuracy_difference_interval);
     writeln!(
         output,
-        "baseline    {}: {difference:+.2} points{range} on {} questions; right only here {}, only there {}; McNemar p = {:.3}",
+        "baseline    {}: {difference:+.2} points (95 %: {range}) on {} questions; right only here {}, only there {}; McNemar p = {:.3}",
         report::routing(&comparison.baseline_routing, &comparison.baseline_routing_prompt),
         comparison.questions,
         comparison.only_here,

@@ -56,13 +56,21 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
     if *policy == Policy::Original && *prompt == Policy::Original {
         return;
     }
+    if engine.plan().experts.is_empty() {
+        report::say("the model has no experts, so there is no routing and --routing does nothing");
+        return;
+    }
     // Lossy is loud.
     let price = match profile {
-        Some(profile) => format!(
-            "measured on this model: perplexity {:+.2} %, at most {:+.2} %",
-            100.0 * profile.measured.perplexity_rise,
-            100.0 * profile.measured.perplexity_rise_upper
-        ),
+        Some(profile) => {
+            let kv = engine.plan().kv_type.to_string();
+            let other = if profile.kv == kv { String::new() } else { format!(" with --kv {}", profile.kv) };
+            format!(
+                "measured on this model{other}: perplexity {:+.2} %, at most {:+.2} %",
+                100.0 * profile.measured.perplexity_rise,
+                100.0 * profile.measured.perplexity_rise_upper
+            )
+        }
         None => "not measured on this model: `moce tune` measures it".to_owned(),
     };
     report::say(format_args!(

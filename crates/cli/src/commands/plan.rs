@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
     /// Bytes a second from flash, such as 1.5GB, instead of measuring
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_rate)]
     pub(crate) flash_bandwidth: Option<u64>,
     /// Share of the choices that miss, such as 20%, if it is known [default: a band from trained routers to chance]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]

@@ -2,8 +2,10 @@
 
 use super::open_engine;
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
+use crate::report::usage;
 use crate::status::{PromptProgress, Status};
 use crate::{interrupt, prompt, report};
+use anyhow::bail;
 use clap::{Args, ValueHint};
 use moce_engine::routing::Policy;
 use moce_engine::{
@@ -12,7 +14,7 @@ use moce_engine::{
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Args)]
@@ -42,7 +44,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) cache_state: Option<PathBuf>,
     /// Move the profile's lambda between 0 and its limit to hold so many tokens/s; such a run depends on time
-    #[arg(long, value_name = "TOKENS/S", requires = "profile", value_parser = parse_positive)]
+    #[arg(long, value_name = "TOKENS/S", conflicts_with = "replay_routing", value_parser = parse_positive)]
     pub(crate) target_tps: Option<f32>,
     /// Show speed, hits and flash traffic while text is written: in the terminal's title, or as a line where the text goes elsewhere
     #[arg(long)]
@@ -54,6 +56,16 @@ pub(crate) struct Run {
 }
 
 pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
+    // clap's `requires` is waived where something that conflicts with a profile is given.
+    if arguments.target_tps.is_some() && arguments.options.profile.is_none() {
+        return Err(usage("--target-tps moves lambda below the limit of a --profile, and there is none"));
+    }
+    if let Some(folder) = arguments.cache_state.as_deref().and_then(Path::parent) {
+        // Known before the text is written.
+        if folder != Path::new("") && !folder.is_dir() {
+            bail!("--cache-state: there is no folder {}", folder.display());
+        }
+    }
     let (text, built_in) = prompt::read(arguments)?;
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
@@ -111,7 +123,7 @@ impl Run {
         let policy = &engine.routing().policy;
         match Pace::new(tokens_per_second, policy.clone()) {
             Some(pace) => Ok(Some(pace)),
-            None => anyhow::bail!("--target-tps moves the lambda of cache-prior, and the profile's policy is {policy}"),
+            None => bail!("--target-tps moves the lambda of cache-prior, and the profile's policy is {policy}"),
         }
     }
 }
@@ -148,16 +160,14 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
             100.0 * generation.generation.traffic.waited.as_secs_f64() / generation.generation.time.as_secs_f64(),
         );
     }
-    let mut counts = generation.prompt.counts;
-    counts += generation.generation.counts;
-    let changed = 100.0 * counts.changed_share();
     if let Some(policy) = replayed {
-        line += &format!(" | routing: as recorded ({policy}), {changed:.1} % of the choices changed");
+        line += &format!(" | routing: as recorded ({policy}){}", changed(generation));
     } else if routing.policy != Policy::Original || routing.prompt_policy != Policy::Original {
         let pace = generation.pace.map_or(String::new(), |pace| {
             format!(" (its lambda moved: {:.0} % of it in the mean)", 100.0 * pace.mean_share)
         });
-        line += &format!(" | routing: {}{pace}, {changed:.1} % of the choices changed", routing.policy);
+        let policies = report::routing(&routing.policy.to_string(), &routing.prompt_policy.to_string());
+        line += &format!(" | routing: {policies}{pace}{}", changed(generation));
     }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));
@@ -167,6 +177,16 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
         line += " (--ctx sets the context length)";
     }
     line
+}
+
+/// Of each phase by itself, for they may run under two policies.
+fn changed(generation: &Generation) -> String {
+    let share = |phase: &PhaseReport| 100.0 * phase.counts.changed_share();
+    format!(
+        ", {:.1} % of the choices changed (prompt: {:.1} %)",
+        share(&generation.generation),
+        share(&generation.prompt)
+    )
 }
 
 /// One line of streamed JSON output: text, and what its tokens cost.
@@ -252,6 +272,8 @@ struct PhaseSummary {
     misses: u64,
     miss_rate: f64,
     misses_per_token: f64,
+    changed_selections: u64,
+    changed_share: f64,
     logical_bytes: u64,
     flash_bytes: u64,
     fetches: u64,
@@ -272,6 +294,8 @@ impl PhaseSummary {
             misses: phase.counts.misses,
             miss_rate: phase.counts.miss_rate(),
             misses_per_token: phase.counts.misses as f64 / phase.tokens.max(1) as f64,
+            changed_selections: phase.counts.changed,
+            changed_share: phase.counts.changed_share(),
             logical_bytes: phase.logical_bytes,
             flash_bytes: phase.traffic.flash_bytes,
             fetches: phase.traffic.fetches,
@@ -279,7 +303,7 @@ impl PhaseSummary {
             prefetch_bytes: phase.traffic.prefetch_bytes,
             prefetch_useful_bytes: phase.traffic.prefetch_useful_bytes,
             wait_seconds: phase.traffic.waited.as_secs_f64(),
-            compute_seconds: (phase.time - phase.traffic.waited).as_secs_f64(),
+            compute_seconds: phase.time.saturating_sub(phase.traffic.waited).as_secs_f64(),
         }
     }
 }

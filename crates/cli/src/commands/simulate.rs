@@ -49,7 +49,7 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "START", value_parser = parse_start, default_value = "empty")]
     pub(crate) start: Start,
     /// Bytes a second from flash, such as 1.5GB: predicts tokens per second
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_rate)]
     pub(crate) flash_bandwidth: Option<u64>,
     /// Microseconds from asking flash to the first byte
     #[arg(long, value_name = "US", value_parser = parse_time, requires = "flash_bandwidth", default_value = "0")]

@@ -77,7 +77,7 @@ pub(crate) struct Merge {
 #[derive(Debug, Args)]
 pub(crate) struct TimingOptions {
     /// Bytes a second from flash, such as 1.5GB: the report then has tokens/s too
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_rate)]
     pub(crate) flash_bandwidth: Option<u64>,
     /// Milliseconds of computing a token, for tokens/s
     #[arg(long, value_name = "MS", value_parser = parse_time, requires = "flash_bandwidth", default_value = "0")]

@@ -7,12 +7,13 @@ use crate::arguments::{
 use crate::{interrupt, model_path, report};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueHint};
-use moce_engine::routing::{Precision, ScoreKind, StoredScores, TraceReader};
+use moce_engine::routing::{Phase, Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
 #[cfg(feature = "parquet")]
 use moce_lab::export_parquet;
 use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
+use serde::Serialize;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::ops::ControlFlow;
@@ -148,6 +149,9 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
             options.context = Some(arguments.window);
         }
     })?;
+    if engine.plan().experts.is_empty() {
+        return Err(moce_lab::Error::NoExperts.into());
+    }
     let mut session = Session::new(&engine)?;
     let precision = if arguments.f16 { Precision::F16 } else { Precision::F32 };
     let scores = Some(StoredScores { kind: ScoreKind::Logits, precision });
@@ -165,10 +169,55 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     if let Some(observer) = session.stop_observing() {
         observer.finish()?;
     }
-    if !global.quiet {
-        report::say(report::dim(&format!("{tokens} tokens recorded in {}", arguments.output.display())));
+    let recorded = Recorded::new(tokens, &session, &arguments.output);
+    if global.json {
+        let mut output = std::io::stdout().lock();
+        serde_json::to_writer(&mut output, &recorded)?;
+        writeln!(output)?;
+    } else if !global.quiet {
+        report::say(report::dim(&recorded.line()));
     }
     Ok(())
+}
+
+/// What a record says of itself.
+#[derive(Serialize)]
+struct Recorded {
+    file: String,
+    tokens: usize,
+    routing: String,
+    routing_prompt: String,
+    misses: u64,
+    miss_rate: f64,
+    changed_selections: u64,
+    changed_share: f64,
+}
+
+impl Recorded {
+    fn new(tokens: usize, session: &Session, file: &Path) -> Recorded {
+        let routing = session.routing();
+        let mut counts = routing.total(Phase::Prompt);
+        counts += routing.total(Phase::Generation);
+        Recorded {
+            file: file.display().to_string(),
+            tokens,
+            routing: routing.options().policy.to_string(),
+            routing_prompt: routing.options().prompt_policy.to_string(),
+            misses: counts.misses,
+            miss_rate: counts.miss_rate(),
+            changed_selections: counts.changed,
+            changed_share: counts.changed_share(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let routing = report::routing(&self.routing, &self.routing_prompt);
+        let (misses, changed) = (100.0 * self.miss_rate, 100.0 * self.changed_share);
+        format!(
+            "{} tokens recorded in {} | misses: {misses:.1} % | routing: {routing}, {changed:.1} % of the choices changed",
+            self.tokens, self.file
+        )
+    }
 }
 
 /// The text alone, window by window. Gives the number of tokens.
@@ -261,10 +310,12 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
         }
         Some(path) => {
             let mut file = new_file(path, arguments.force)?;
+            interrupt::listen();
+            let mut output = interrupt::Writer(&mut file);
             if path.extension().is_some_and(|extension| extension == "parquet") {
-                export_parquet(reader, arguments.all, &mut file)?;
+                export_parquet(reader, arguments.all, &mut output)?;
             } else {
-                export_csv(reader, arguments.all, &mut file)?;
+                export_csv(reader, arguments.all, &mut output)?;
             }
             file.finish().with_context(|| format!("cannot write {}", path.display()))?;
         }
@@ -273,14 +324,15 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
 }
 
 #[cfg(not(feature = "parquet"))]
-fn export_parquet(_: TraceReader<BufReader<File>>, _: bool, _: &mut NewFile) -> anyhow::Result<u64> {
+fn export_parquet(_: TraceReader<BufReader<File>>, _: bool, _: &mut impl Write) -> anyhow::Result<u64> {
     bail!("this moce was built without Parquet; build it with --features parquet, or export to a .csv")
 }
 
 fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
     let input = File::open(&arguments.csv).with_context(|| format!("cannot open {}", arguments.csv.display()))?;
     let mut file = new_file(&arguments.output, arguments.force)?;
-    let (_, tokens) = import_route_csv(BufReader::new(input), &mut file)
+    interrupt::listen();
+    let (_, tokens) = import_route_csv(BufReader::new(input), &mut interrupt::Writer(&mut file))
         .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
     file.finish().with_context(|| format!("cannot write {}", arguments.output.display()))?;
     if !global.quiet {

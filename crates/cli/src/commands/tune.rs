@@ -5,10 +5,11 @@ use crate::arguments::{
     CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
 };
 use crate::{interrupt, model_path, report};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueHint};
+use moce_engine::routing::Start;
 use moce_engine::{Budget, Capacity, Engine, EngineOptions, NewFile};
-use moce_lab::{Half, LayerPrice, PerplexityOptions, TuneOptions, TuneStep, tune};
+use moce_lab::{Half, LayerPrice, PerplexityOptions, Trials, TuneOptions, TuneStep, tune};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +25,10 @@ pub(crate) struct Tune {
     /// How much perplexity may rise, such as 1%
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = parse_share)]
     pub(crate) max_loss: f64,
-    /// The profile to write
+    /// The profile to write; until then what has been tried is in PROFILE.partial, and a run that was broken off goes on where it stopped
     #[arg(short, long, value_name = "PROFILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
-    /// Write over a profile that is there
+    /// Begin anew, and write over a profile that is there
     #[arg(long)]
     pub(crate) force: bool,
     /// Tokens predicted per window
@@ -47,13 +48,9 @@ pub(crate) struct Tune {
 }
 
 pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
-    if arguments.output.exists() && !arguments.force {
-        bail!("{} exists; --force writes over it", arguments.output.display());
+    if arguments.options.start != Start::Empty {
+        return Err(moce_lab::Error::WarmStart.into());
     }
-    // A folder that takes no files is known before an hour of work.
-    let new_file = || NewFile::create(&arguments.output, arguments.force);
-    let cannot_write = || format!("cannot write {}", arguments.output.display());
-    drop(new_file().with_context(cannot_write)?);
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
@@ -70,13 +67,19 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         base: engine.routing().clone(),
         perplexity: PerplexityOptions { window: arguments.window, limit: arguments.limit, bos: false, kl: false },
     };
-    let profile = tune(&engine, &text, &options, &interrupt::happened, &mut |step| {
+    let mut trials = Trials::beside(&arguments.output, &engine, &text, &options, arguments.force)?;
+    let mut show = |step: &TuneStep<'_>| {
         if !global.quiet {
             show(step);
         }
-    })?;
-    // A profile that cannot be saved is shown all the same.
-    let saved = new_file().and_then(|file| profile.write(file)).with_context(cannot_write);
+    };
+    let profile = tune(&engine, &text, &options, &mut trials, &interrupt::happened, &mut show)
+        .map_err(|error| interrupt::resumable(error, arguments.force))?;
+    // A profile that cannot be saved is shown all the same, and what led to it stays.
+    let saved = NewFile::create(&arguments.output, true)
+        .and_then(|file| profile.write(file))
+        .with_context(|| format!("cannot write {}", arguments.output.display()))
+        .and_then(|()| Ok(trials.discard()?));
     let mut output = std::io::stdout().lock();
     if global.json {
         serde_json::to_writer_pretty(&mut output, &profile)?;
@@ -93,15 +96,12 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     )?;
     writeln!(
         output,
-        "perplexity  {:+.2} %, at most {:+.2} % (95 %), on {} tokens that no parameter was fitted to",
+        "perplexity  {:+.2} %, at most {:+.2} % (95 %), on {} tokens that chose no candidate",
         100.0 * measured.perplexity_rise,
         100.0 * measured.perplexity_rise_upper,
         measured.tokens
     )?;
-    if let Some(share) = measured.changed_share {
-        writeln!(output, "changed     {:.2} % of the choices", 100.0 * share)?;
-    }
-    writeln!(output, "refused     {} candidates with fewer misses, by those tokens", measured.candidates_refused)?;
+    writeln!(output, "changed     {:.2} % of the choices", 100.0 * measured.changed_share)?;
     saved?;
     if !global.quiet {
         report::say(report::dim(&format!("--profile {} applies it", arguments.output.display())));

@@ -21,5 +21,5 @@ mod task;
 pub use ask::evaluate;
 pub use results::{EvaluationHeader, Outcome, OutcomeAnswer, ResultFile, read_results};
 pub use source::{Shots, TaskSource};
-pub use summary::{ComparisonReport, EvaluationReport, SubjectReport, check_baseline};
+pub use summary::{ComparisonReport, EvaluationReport, SubjectReport};
 pub use task::{Expected, Question, Subject, Task};

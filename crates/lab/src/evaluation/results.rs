@@ -1,17 +1,15 @@
 //! The file of results: JSON lines, a header and one line a question, in the order in which they were asked.
 //!
-//! While questions are being asked the file is called `NAME.partial`, and grows by a line a question; a run that was broken off goes on
-//! where it stopped. When all are answered it gets its own name. Documented in `docs/formats/evaluation.md`.
+//! While questions are being asked it is a [`PartialFile`]. Documented in `docs/formats/evaluation.md`.
 
 use super::generated::Judge;
 use super::task::Expected;
 use crate::Error;
 use crate::fingerprint::start_text;
+use crate::partial::{self, Header, PartialFile};
 use moce_engine::{ModelIdentity, Session};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The version of the format.
 const VERSION: u32 = 2;
@@ -146,76 +144,12 @@ pub enum OutcomeAnswer {
     },
 }
 
-/// A file of results that grows.
-pub struct ResultFile {
-    path: PathBuf,
-    partial: PathBuf,
-    file: File,
-}
+/// The file of results that grows.
+pub type ResultFile = PartialFile<EvaluationHeader, Outcome>;
 
-impl ResultFile {
-    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` it is begun anew.
-    /// A partial file beside a whole one comes from a run with `force` that was broken off, so it is gone on with too.
-    ///
-    /// # Errors
-    /// The file exists alone and `force` is not given, the partial one belongs to other options or is being written by another run, or a
-    /// file cannot be written.
-    pub fn open(path: &Path, header: &EvaluationHeader, force: bool) -> Result<(ResultFile, Vec<Outcome>), Error> {
-        let mut partial = path.to_owned().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let error = |cause| Error::File { path: partial.clone(), cause };
-        let is_whole = || path.exists() && !force;
-        if is_whole() && !partial.exists() {
-            return Err(Error::ResultsExist { path: path.to_owned() });
-        }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(error)?;
-        // Held until the run ends, where the file system has locks: two runs on one file would mix their answers.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(Error::ResultsInUse { path: partial });
-        }
-        let begun = if force { Vec::new() } else { whole_lines(&partial)? };
-        if begun.is_empty() {
-            if is_whole() {
-                return Err(Error::ResultsExist { path: path.to_owned() });
-            }
-            file.set_len(0).map_err(error)?;
-            let mut file = ResultFile { path: path.to_owned(), partial, file };
-            file.line(header)?;
-            return Ok((file, Vec::new()));
-        }
-        let (found, outcomes) = parse(&partial, &begun)?;
-        if found != *header {
-            return Err(Error::OtherResults { path: partial });
-        }
-        // A last line that was broken off is cut away; what is whole stays as it is.
-        file.set_len(begun.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(error)?;
-        Ok((ResultFile { path: path.to_owned(), partial, file }, outcomes))
-    }
-
-    /// Adds a question's line.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn append(&mut self, outcome: &Outcome) -> Result<(), Error> {
-        self.line(outcome)
-    }
-
-    /// Gives the file its name.
-    ///
-    /// # Errors
-    /// It cannot be written or renamed.
-    pub fn finish(self) -> Result<(), Error> {
-        let error = |cause| Error::File { path: self.path.clone(), cause };
-        self.file.sync_all().map_err(error)?;
-        std::fs::rename(&self.partial, &self.path).map_err(error)
-    }
-
-    fn line(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        let mut line = serde_json::to_string(value).expect("numbers and texts have a JSON form");
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|cause| Error::File { path: self.partial.clone(), cause })
-    }
+impl Header for EvaluationHeader {
+    const KIND: &'static str = "moce_evaluation";
+    const VERSION: u32 = VERSION;
 }
 
 /// Reads a file of results, whole or partial. A last line without its end is left out.
@@ -223,34 +157,7 @@ impl ResultFile {
 /// # Errors
 /// The file cannot be read, or is no file of results.
 pub fn read_results(path: &Path) -> Result<(EvaluationHeader, Vec<Outcome>), Error> {
-    parse(path, &whole_lines(path)?)
-}
-
-/// The bytes of a file up to its last line end, which may be none. What follows was broken off, perhaps within a character.
-fn whole_lines(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-    bytes.truncate(end);
-    Ok(bytes)
-}
-
-fn parse(path: &Path, lines: &[u8]) -> Result<(EvaluationHeader, Vec<Outcome>), Error> {
-    #[derive(Deserialize)]
-    struct Version {
-        moce_evaluation: u32,
-    }
-    let wrong = |line: usize, why: String| Error::Results { path: path.to_owned(), line, why };
-    let mut lines = lines.split_inclusive(|&byte| byte == b'\n').enumerate();
-    let (_, first) = lines.next().ok_or_else(|| wrong(1, "no header".to_owned()))?;
-    let no_header = |error: serde_json::Error| wrong(1, error.to_string());
-    let Version { moce_evaluation } = serde_json::from_slice(first).map_err(no_header)?;
-    if moce_evaluation != VERSION {
-        return Err(wrong(1, format!("version {moce_evaluation} where {VERSION} is known")));
-    }
-    let header = serde_json::from_slice(first).map_err(no_header)?;
-    let outcomes =
-        lines.map(|(index, line)| serde_json::from_slice(line).map_err(|error| wrong(index + 1, error.to_string())));
-    Ok((header, outcomes.collect::<Result<_, _>>()?))
+    partial::read(path)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! What outcomes add up to: accuracy with its interval, by subject too, what the routing cost, and how two runs compare.
 
 use super::results::{EvaluationHeader, Outcome, OutcomeAnswer};
-use super::task::Task;
 use crate::Error;
-use crate::statistics::{Interval, bootstrap, mcnemar, wilson};
+use crate::statistics::{Interval, mcnemar, paired_difference, wilson};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -82,8 +81,8 @@ pub struct ComparisonReport {
     pub only_baseline: u64,
     /// Accuracy of this run less that of the other.
     pub accuracy_difference: f64,
-    /// By paired bootstrap over questions; absent where there is only one.
-    pub accuracy_difference_interval: Option<Interval>,
+    /// Newcombe's, for paired shares.
+    pub accuracy_difference_interval: Interval,
     /// McNemar's exact test, two-sided: how likely so uneven a difference is by chance.
     pub mcnemar_p: f64,
 }
@@ -144,13 +143,11 @@ impl EvaluationReport {
         if pairs.is_empty() || pairs.iter().any(|(here, other)| here.prompt != other.prompt) {
             return Err(Error::OtherQuestions);
         }
-        let only = |first: bool| {
-            pairs.iter().filter(|(here, other)| here.correct == first && other.correct != first).count() as u64
+        let count = |here_right: bool, other_right: bool| {
+            pairs.iter().filter(|(here, other)| here.correct == here_right && other.correct == other_right).count()
+                as u64
         };
-        let (only_here, only_baseline) = (only(true), only(false));
-        let difference = |(here, other): &(&Outcome, &Outcome)| f64::from(here.correct) - f64::from(other.correct);
-        let mean =
-            |sample: &[usize]| sample.iter().map(|&index| difference(&pairs[index])).sum::<f64>() / sample.len() as f64;
+        let (only_here, only_baseline) = (count(true, false), count(false, true));
         self.comparison = Some(ComparisonReport {
             baseline_routing: other.routing.clone(),
             baseline_routing_prompt: other.routing_prompt.clone(),
@@ -158,29 +155,17 @@ impl EvaluationReport {
             questions: pairs.len(),
             only_here,
             only_baseline,
-            accuracy_difference: pairs.iter().map(difference).sum::<f64>() / pairs.len() as f64,
-            accuracy_difference_interval: bootstrap(pairs.len(), mean),
+            accuracy_difference: (only_here as f64 - only_baseline as f64) / pairs.len() as f64,
+            accuracy_difference_interval: paired_difference(
+                count(true, true),
+                only_here,
+                only_baseline,
+                count(false, false),
+            ),
             mcnemar_p: mcnemar(only_here, only_baseline),
         });
         Ok(())
     }
-}
-
-/// Whether a run of `task` can be compared with results, which is worth knowing before it begins.
-///
-/// # Errors
-/// They answer none of its questions, or were asked with other prompts or judged by another key.
-pub fn check_baseline(task: &Task, baseline: &[Outcome]) -> Result<(), Error> {
-    let outcomes: HashMap<(&str, usize), &Outcome> =
-        baseline.iter().map(|outcome| ((&*outcome.subject, outcome.question), outcome)).collect();
-    let mut pairs = task.subjects.iter().flat_map(|subject| {
-        let other = |index| outcomes.get(&(&*subject.name, index)).copied();
-        let same = |outcome: &Outcome, q| outcome.prompt == subject.fingerprint(q) && outcome.is_judged_by(&q.expected);
-        subject.questions.iter().filter_map(move |q| Some(same(other(q.index)?, q)))
-    });
-    // One pair at least, and all with the same prompt and key.
-    let comparable = pairs.next() == Some(true) && pairs.all(|same| same);
-    if comparable { Ok(()) } else { Err(Error::OtherQuestions) }
 }
 
 fn per_subject(outcomes: &[Outcome]) -> Vec<SubjectReport> {

@@ -1,6 +1,9 @@
 //! What is asked: subjects, their shared beginning, their questions.
 
+use super::results::Outcome;
+use crate::Error;
 use crate::fingerprint::fingerprint;
+use std::collections::HashSet;
 
 /// Questions to ask.
 #[derive(Clone, Debug)]
@@ -60,6 +63,30 @@ impl Task {
     /// Only the first `limit` questions of every subject.
     pub fn limit(&mut self, limit: usize) {
         self.subjects.iter_mut().for_each(|subject| subject.questions.truncate(limit));
+    }
+
+    /// Of earlier outcomes those that answer questions of this task, each once.
+    ///
+    /// # Errors
+    /// One had another prompt, or was judged by another key.
+    pub fn known(&self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, Error> {
+        let mut answered = HashSet::new();
+        let mut known = Vec::new();
+        for outcome in outcomes {
+            let subject = self.subjects.iter().find(|subject| subject.name == outcome.subject);
+            let question = subject.and_then(|s| Some((s, s.questions.iter().find(|q| q.index == outcome.question)?)));
+            let Some((subject, question)) = question else { continue };
+            if subject.fingerprint(question) != outcome.prompt {
+                return Err(Error::OtherPrompts);
+            }
+            if !outcome.is_judged_by(&question.expected) {
+                return Err(Error::OtherKey);
+            }
+            if answered.insert((outcome.subject.clone(), outcome.question)) {
+                known.push(outcome);
+            }
+        }
+        Ok(known)
     }
 }
 

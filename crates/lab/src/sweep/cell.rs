@@ -1,6 +1,7 @@
 //! The cells of a sweep: every combination of policy, capacity and eviction, each with a name that is a file name too.
 
 use crate::Error;
+use crate::fingerprint::fingerprint;
 use moce_engine::routing::{EvictionSpec, Policy, RoutingOptions};
 use moce_engine::{Capacity, MemoryPlan};
 
@@ -91,13 +92,21 @@ impl std::str::FromStr for Shard {
     }
 }
 
+/// Longer names are cut and end in a fingerprint of the whole: file systems take 255 bytes, and a list of λ has more.
+const LONGEST_NAME: usize = 160;
+
 fn file_name(text: &str) -> String {
     let character = |c: char| match c {
         '%' => 'p',
         c if c.is_ascii_alphanumeric() || "._-=".contains(c) => c,
         _ => '-',
     };
-    text.chars().map(character).collect()
+    let name: String = text.chars().map(character).collect();
+    if name.len() <= LONGEST_NAME {
+        name
+    } else {
+        format!("{}_{}", &name[..LONGEST_NAME], fingerprint([text.as_bytes()]))
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +133,14 @@ mod tests {
         assert_eq!(cells.len(), 2 * 2 * 4);
         assert_eq!(cells.iter().filter(|cell| cell.routing.policy == Policy::Original).count(), 4);
         assert!(cells.iter().all(|cell| cell.name.chars().all(|c| c.is_ascii_alphanumeric() || "._-=".contains(c))));
+    }
+
+    #[test]
+    fn a_name_is_not_too_long_for_a_file() {
+        let list = |last: &str| "0.125 ".repeat(59) + last;
+        let names = ["0.1", "0.2"].map(|last| file_name(&format!("50%_lru_cache-prior:lambda={}", list(last))));
+        assert!(names.iter().all(|name| name.len() < 200) && names[0] != names[1], "{names:?}");
+        assert_eq!(file_name("50%_lru_fast"), "50p_lru_fast");
     }
 
     #[test]

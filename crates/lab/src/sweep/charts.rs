@@ -140,6 +140,10 @@ fn matrix(names: &[String], columns: usize, across: &str, share: impl Fn(usize, 
             .configure_mesh()
             .disable_mesh()
             .x_desc(across)
+            .axis_desc_style(("sans-serif", 13))
+            .label_style(("sans-serif", 12))
+            // Whole numbers alone.
+            .x_labels(columns.min(10))
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_labels(0)
             .draw()?;

@@ -14,10 +14,10 @@ mod store;
 mod summary;
 
 pub use cell::{Shard, SweepCell, SweepGrid};
-pub use store::{CellResult, Study, merge};
+pub use store::{CellResult, merge};
 pub use summary::CellSummary;
 
-use crate::{Error, PerplexityOptions, TimingModel, perplexity_in};
+use crate::{Error, PerplexityOptions, Study, TimingModel, perplexity_in};
 use moce_engine::routing::Policy;
 use moce_engine::{Engine, Session};
 use std::ops::ControlFlow;
@@ -81,7 +81,7 @@ pub fn sweep(
             return Err(Error::CellTwice { name: format!("{}, {}", other.name, cell.name) });
         }
     }
-    let store = Store::open(folder, Study::new(engine, text, options))?;
+    let store = Store::open(folder, Study::new(engine, text, &options.perplexity, &options.grid.base))?;
     store.check(&cells)?;
     let cells = options.shard.cut(cells);
     for (number, cell) in cells.iter().enumerate() {

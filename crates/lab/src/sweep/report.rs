@@ -1,8 +1,9 @@
 //! The report of a sweep: one HTML file that needs nothing else, to be read on paper and on a phone, and its plots as files.
 
 use super::charts::{self, Across};
-use super::store::{CellResult, Study};
+use super::store::CellResult;
 use super::summary::CellSummary;
+use crate::Study;
 use std::fmt::Write;
 
 const STYLE: &str = "
@@ -11,9 +12,9 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem }
 div.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem }
 th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.front td { font-weight: 600 }
-svg { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { color: #555; font-size: 0.85rem }
+svg { max-width: 100%; height: auto; min-width: 45rem } figure { margin: 1rem 0; overflow-x: auto } figcaption { color: #555; font-size: 0.85rem }
 @media print {
-  body { font-size: 10pt; max-width: none; padding: 0 } figure, tr { break-inside: avoid }
+  body { font-size: 10pt; max-width: none; padding: 0 } svg { min-width: 0 } figure { overflow: visible } figure, tr { break-inside: avoid }
   div.wide { overflow: visible } table { font-size: 7.5pt } th, td { white-space: normal; padding: 0.1rem 0.3rem }
 }";
 
@@ -98,7 +99,7 @@ impl Report {
     /// A row for each cell, with the columns that any of them has.
     fn table(&mut self, rows: &[&CellSummary]) {
         type Shown = fn(&CellSummary) -> String;
-        let columns: [(&str, Shown); 11] = [
+        let columns: [(&str, Shown); 12] = [
             ("routing", |row| escape(&row.routing)),
             ("perplexity", |row| format!("{:.3}", row.perplexity)),
             ("rise", CellSummary::rise_text),
@@ -108,6 +109,7 @@ impl Report {
             ("a token", |row| format!("{:.1}", row.misses_per_token)),
             ("bytes a token", |row| format!("{:.2} MB", row.logical_bytes_per_token / 1e6)),
             ("changed", |row| percent(row.changed_share)),
+            ("top J kept", |row| row.top_j_kept.map_or(String::new(), percent)),
             ("lifetime", |row| format!("{:.1}", row.lifetime_mean)),
             ("tokens/s", |row| row.tokens_per_second.map_or(String::new(), |speed| format!("{speed:.1}"))),
         ];

@@ -1,88 +1,17 @@
 //! The folder of a sweep: a result file for each cell (docs/formats/sweep.md), and what is written from all of them.
 
 use super::cell::SweepCell;
+use super::report;
 use super::summary::{CellSummary, summarise};
-use super::{SweepOptions, report};
-use crate::fingerprint::{fingerprint, start_text};
-use crate::{Error, PerplexityReport, TimingModel, files};
-use moce_engine::Engine;
-use moce_engine::routing::Policy;
+use crate::{Error, PerplexityReport, Study, TimingModel, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const CELLS: &str = "cells";
 /// The version of the format of a cell's file.
 const VERSION: u32 = 1;
-
-/// What all cells of a sweep have in common.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Study {
-    /// The model's file name.
-    pub model: String,
-    /// Its identity.
-    pub model_identity: String,
-    /// MoE layers.
-    pub layers: usize,
-    /// N
-    pub experts: usize,
-    /// K
-    pub experts_per_token: usize,
-    /// Bytes of one expert of each MoE layer.
-    pub expert_bytes: Vec<u64>,
-    /// Bytes of text.
-    pub text_bytes: usize,
-    /// FNV-1a of the text.
-    pub text_hash: String,
-    /// Tokens predicted a window.
-    pub window: usize,
-    /// Most tokens scored.
-    pub limit: Option<usize>,
-    /// Whether windows begin with BOS.
-    pub bos: bool,
-    /// Whether original routing runs along.
-    pub kl: bool,
-    /// How keys and values are kept.
-    pub kv: String,
-    /// In which order a token's experts become most recent.
-    pub touch: String,
-    /// What is cached where a window starts.
-    pub start: String,
-}
-
-impl Study {
-    pub(super) fn new(engine: &Engine, text: &str, options: &SweepOptions) -> Study {
-        let SweepOptions { perplexity, grid, .. } = options;
-        let plan = engine.plan();
-        Study {
-            model: engine.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            model_identity: engine.identity().to_string(),
-            layers: plan.experts.len(),
-            experts: plan.experts.iter().copied().max().unwrap_or(0),
-            experts_per_token: plan.experts_per_token,
-            expert_bytes: plan.expert_bytes.clone(),
-            text_bytes: text.len(),
-            text_hash: fingerprint([text.as_bytes()]),
-            window: perplexity.window,
-            limit: perplexity.limit,
-            bos: perplexity.bos,
-            kl: perplexity.kl,
-            kv: plan.kv_type.to_string(),
-            touch: grid.base.touch.to_string(),
-            start: start_text(&grid.base.start),
-        }
-    }
-}
-
-impl Study {
-    /// A policy as it is written, with every default written out for this model.
-    pub(super) fn resolved(&self, routing: &str) -> String {
-        let policy = routing.parse::<Policy>().and_then(|policy| policy.resolved(self.experts, self.experts_per_token));
-        // A file that was meddled with is no reason to stop.
-        policy.map_or_else(|_| routing.to_owned(), |policy| policy.to_string())
-    }
-}
 
 /// The result of a cell, as its file holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,7 +84,7 @@ impl Store {
     /// All results in the folder, by name.
     fn results(&self) -> Result<Vec<CellResult>, Error> {
         let results = read_results(&self.folder)?;
-        match results.iter().find(|result| result.study != self.study) {
+        match results.iter().find(|result| !result.study.is_same(&self.study)) {
             Some(other) => Err(Error::OtherStudy { path: self.path(&other.name) }),
             None => Ok(results),
         }
@@ -186,7 +115,7 @@ pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<TimingModel>) ->
     for folder in folders.iter().map(PathBuf::as_path).chain(there) {
         for result in read_results(folder)? {
             let path = cell_path(folder, &result.name);
-            if all.values().next().is_some_and(|(_, first)| first.study != result.study) {
+            if all.values().next().is_some_and(|(_, first)| !first.study.is_same(&result.study)) {
                 return Err(Error::OtherStudy { path });
             }
             let is_other = |other: &CellResult| match other.name == result.name {
@@ -216,15 +145,20 @@ fn read_results(folder: &Path) -> Result<Vec<CellResult>, Error> {
         move |cause| Error::File { path, cause }
     };
     let mut paths: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(&cells).map_err(failed(&cells))? {
+    let no_sweep = |cause: std::io::Error| match cause.kind() {
+        ErrorKind::NotFound => std::io::Error::other("no such folder, so no sweep has written here"),
+        _ => cause,
+    };
+    for entry in std::fs::read_dir(&cells).map_err(no_sweep).map_err(failed(&cells))? {
         paths.push(entry.map_err(failed(&cells))?.path());
     }
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
-    paths.iter().map(|path| parse(&std::fs::read(path).map_err(failed(path))?).map_err(failed(path))).collect()
+    paths.iter().map(|path| parse(path, &std::fs::read(path).map_err(failed(path))?).map_err(failed(path))).collect()
 }
 
-fn parse(cell: &[u8]) -> std::io::Result<CellResult> {
+/// The result in the file of this name: a copy under another name is none, and would count twice.
+fn parse(path: &Path, cell: &[u8]) -> std::io::Result<CellResult> {
     #[derive(Deserialize)]
     struct Version {
         moce_sweep: u32,
@@ -234,7 +168,15 @@ fn parse(cell: &[u8]) -> std::io::Result<CellResult> {
         let why = format!("version {moce_sweep} of a sweep's cell, where {VERSION} is known");
         return Err(std::io::Error::other(why));
     }
-    Ok(serde_json::from_slice(cell)?)
+    let result: CellResult = serde_json::from_slice(cell)?;
+    if path.file_stem().is_none_or(|stem| stem != &*result.name) {
+        return Err(std::io::Error::other(format!("the result of cell {}, under another name", result.name)));
+    }
+    if result.report.per_layer.len() != result.study.layers {
+        let layers = result.report.per_layer.len();
+        return Err(std::io::Error::other(format!("{layers} layers where the model has {}", result.study.layers)));
+    }
+    Ok(result)
 }
 
 #[cfg(test)]
@@ -245,7 +187,7 @@ mod tests {
 
     fn result(name: &str, nll: f64, capacity: [usize; 2]) -> CellResult {
         let study = json!({
-            "model": "m.gguf", "model_identity": "0123456789abcdef", "layers": 2, "experts": 60, "experts_per_token": 4,
+            "model": "m.gguf", "model_identity": "0123456789abcdef", "layers": 0, "experts": 60, "experts_per_token": 4,
             "expert_bytes": [1, 1], "text_bytes": 9, "text_hash": "0", "window": 2, "limit": null, "bos": false, "kl": false,
             "kv": "f16", "touch": "strong-first", "start": "empty",
         });
@@ -278,6 +220,31 @@ mod tests {
             let Error::File { path, cause } = error else { panic!("{error}") };
             assert!(path.ends_with("a.json") && cause.to_string().contains(why), "{cause}");
         }
+    }
+
+    #[test]
+    fn a_file_holds_the_cell_that_it_is_called_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), &[result("a", 1.0, [8, 8])]);
+        std::fs::copy(store.path("a"), store.path("a (copy)")).unwrap();
+        let error = store.results().unwrap_err().to_string();
+        assert!(error.contains("a (copy).json") && error.contains("under another name"), "{error}");
+        std::fs::remove_file(store.path("a (copy)")).unwrap();
+        let mut short = result("a", 1.0, [8, 8]);
+        short.study.layers = 1;
+        store.write(&short).unwrap();
+        assert!(store.results().unwrap_err().to_string().contains("0 layers where the model has 1"));
+    }
+
+    #[test]
+    fn the_file_of_a_model_may_have_another_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut renamed = result("b", 1.0, [8, 8]);
+        renamed.study.model = "n.gguf".to_owned();
+        filled(&at("one"), &[result("a", 1.0, [8, 8])]);
+        filled(&at("two"), &[renamed]);
+        assert_eq!(merge(&[at("one"), at("two")], &at("joined"), None).unwrap().len(), 2);
     }
 
     #[test]

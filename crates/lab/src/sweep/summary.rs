@@ -1,6 +1,7 @@
 //! A cell beside the original routing on the same text, and the speed that its misses allow.
 
-use super::store::{CellResult, Study};
+use super::store::CellResult;
+use crate::Study;
 use crate::likelihood::PerplexityRise;
 use crate::statistics::Interval;
 use crate::{PerplexityReport, TimingModel};

@@ -1,27 +1,31 @@
 //! Choosing the knob: the policy and parameters with the fewest misses whose price stays within a stated limit.
 //!
-//! Candidates are found on the first half of a text, where perplexity rises by no more than the limit, and accepted by the second: the
-//! upper end of the 95 % interval of the rise must be within the limit there. What is refused gives way to the candidate with the next
-//! fewest misses, down to original routing; neighbours of a refused one are passed over, for who asks often enough is told yes by chance.
+//! On the first half of a text each family of policies is searched for the strongest within the limit, and the family chosen that misses
+//! least there. The second half is asked of its policies, from weak to strong: what it accepts has the upper end of the 95 % interval of its
+//! rise within the limit, and the first refusal ends the questions, for who goes on asking is told yes by chance.
 //!
-//! Each family of policies is bisected for the strongest that keeps the limit, the same in all layers. For cache-prior, layers can differ far
+//! A policy is the same in all layers. For cache-prior, layers can differ far
 //! more in what a saved miss costs than in what there is to save: the dearest may keep the model's own choice, and what that frees may go
 //! into protecting fewer choices. Last, capacities by layer, by marginal gain on the misses that the best policy shows at several
-//! capacities; the sum of slots stays.
+//! capacities; the memory that they take stays.
 
+mod capacities;
 mod profile;
 mod search;
+mod trials;
 
 pub use profile::{Measured, Profile};
 pub use search::LayerPrice;
+pub use trials::Trials;
 
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
 use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions, Start, default_protected};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Capacity, Engine, Session};
-use search::{Candidate, Family};
+use search::{Family, Within};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use trials::Part;
 
 /// What to look for.
 #[derive(Clone, Debug)]
@@ -71,40 +75,36 @@ pub enum Half {
     Second,
 }
 
-/// The fewest windows in a half. The interval is by percentile bootstrap over windows, which is too narrow for a handful: of two windows
-/// it is their range, and holds the true figure half of the time.
+/// The fewest windows in a half: of a handful, no bootstrap knows the spread.
 const LEAST_WINDOWS: usize = 8;
 
-/// Candidates whose misses differ by no more than this share are neighbours: what the second half says of one holds for the other.
-const NEIGHBOUR: f64 = 0.03;
+/// Capacities by layer are taken if they save at least this share of the misses of the strongest policy.
+const WORTH_SPREADING: f64 = 0.01;
 
 /// λ at which the price of leaning in a layer is measured, in so many windows: divergence needs far fewer than perplexity.
 const PRICED_LAMBDA: f64 = 0.2;
 const PRICED_WINDOWS: usize = 2;
 
-/// A candidate that keeps the limit on the first half, and its misses there.
-struct Tried {
-    candidate: Candidate,
-    miss_rate: f64,
-}
-
-/// Finds a profile for the model of `engine`. `show` is called after each step, `interrupted` asked after each window.
+/// Finds a profile for the model of `engine`. What `trials` knows is not run again; `show` is called after each step, `interrupted` asked
+/// after each window.
 ///
 /// # Errors
-/// The model has no experts, the start is made for one capacity, a half of the text has fewer than eight windows, a step fails, or the work was `interrupted`.
+/// The model has no experts, caches do not start empty, a half of the text has fewer than eight windows, a step fails, or the work was
+/// `interrupted`.
 pub fn tune(
     engine: &Arc<Engine>,
     text: &str,
     options: &TuneOptions,
+    trials: &mut Trials,
     interrupted: &dyn Fn() -> bool,
     show: &mut dyn FnMut(&TuneStep<'_>),
 ) -> Result<Profile, Error> {
     if engine.plan().experts.is_empty() {
         return Err(Error::NoExperts);
     }
-    // Its lists are as long as one capacity, and others are tried.
-    if matches!(options.base.start, Start::Given(_)) {
-        return Err(Error::StartOfOneCapacity);
+    // A profile says nothing of them.
+    if options.base.start != Start::Empty {
+        return Err(Error::WarmStart);
     }
     let capacity = engine.plan().resolve_capacity(&options.capacity)?;
     let (first, second) = halves(text);
@@ -112,10 +112,10 @@ pub fn tune(
         let tokens = engine.tokenizer().encode(half, SpecialTokens::AsText)?.len();
         check_windows(tokens, &options.perplexity)?;
     }
-    let mut bench = Workbench { engine, options, first, second, capacity, interrupted, show };
-    let prices = bench.layer_prices()?;
-    let candidates = bench.candidates(&prices)?;
-    Ok(Profile { layer_prices: prices, ..bench.accept(candidates)? })
+    let mut bench = Workbench { engine, options, first, second, capacity, trials, interrupted, show };
+    let layer_prices = bench.layer_prices()?;
+    let (policies, capacity) = bench.search(&layer_prices)?;
+    Ok(Profile { layer_prices, ..bench.accept(policies, &capacity)? })
 }
 
 /// The text cut in the middle, between words; between characters where the quarter behind the middle has no space, as in Chinese.
@@ -145,80 +145,65 @@ struct Workbench<'a> {
     second: &'a str,
     /// The capacities that tuning begins with.
     capacity: Vec<usize>,
+    trials: &'a mut Trials,
     interrupted: &'a dyn Fn() -> bool,
     show: &'a mut dyn FnMut(&TuneStep<'_>),
 }
 
-/// A family of policies, searched.
-struct Searched {
-    family: Family,
-    /// Which step is the strongest that keeps the limit.
-    strongest: Option<usize>,
-    /// The fewest misses of those that keep it; infinite if none does.
-    miss_rate: f64,
-}
-
-impl Searched {
-    /// Ever weaker policies than the strongest that keeps the limit.
-    fn weaker(&self) -> impl Iterator<Item = Policy> {
-        self.strongest.into_iter().flat_map(|strongest| self.family.weaker(strongest))
-    }
-}
-
 impl Workbench<'_> {
-    fn run(&self, text: &str, policy: &Policy, capacity: &[usize]) -> Result<PerplexityReport, Error> {
-        self.run_with(&self.options.perplexity, text, policy, capacity)
-    }
-
-    fn run_with(
-        &self,
-        options: &PerplexityOptions,
-        text: &str,
-        policy: &Policy,
-        capacity: &[usize],
-    ) -> Result<PerplexityReport, Error> {
+    fn run(&mut self, part: Part, policy: &Policy, capacity: &[usize]) -> Result<PerplexityReport, Error> {
+        if let Some(report) = self.trials.get(part, policy, capacity) {
+            return Ok(report.clone());
+        }
         let base = self.options.base.clone();
         let routing = RoutingOptions { policy: policy.clone(), prompt_policy: policy.clone(), ..base };
         let mut session = Session::with_routing(self.engine, &routing, capacity)?;
-        perplexity_in(&mut session, text, options, &mut |_, _, _| match (self.interrupted)() {
+        let options = &self.options.perplexity;
+        let (text, options) = match part {
+            Part::FirstHalf => (self.first, options.clone()),
+            Part::SecondHalf => (self.second, options.clone()),
+            Part::Beginning => {
+                let limit = Some(options.limit.unwrap_or(usize::MAX).min(PRICED_WINDOWS * options.window));
+                let kl = *policy != Policy::Original;
+                (self.first, PerplexityOptions { limit, kl, ..options.clone() })
+            }
+        };
+        let report = perplexity_in(&mut session, text, &options, &mut |_, _, _| match (self.interrupted)() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
-        })
+        })?;
+        self.trials.add(part, policy, capacity, report.clone())?;
+        Ok(report)
     }
 
-    /// What keeps the limit on the first half and saves misses there.
-    fn candidates(&mut self, prices: &[LayerPrice]) -> Result<Vec<Tried>, Error> {
-        let plan = self.engine.plan();
-        let original = self.run(self.first, &Policy::Original, &self.capacity)?;
-        let mut candidates = Vec::new();
-        for family in Family::others(plan) {
-            self.search(family, &original, &mut candidates)?;
+    /// What the first half says: the policies of the best family from weak to strong, with original routing in front, and the capacities to
+    /// run them with.
+    fn search(&mut self, prices: &[LayerPrice]) -> Result<(Vec<Policy>, Vec<usize>), Error> {
+        let uniform = self.capacity.clone();
+        let original = self.run(Part::FirstHalf, &Policy::Original, &uniform)?;
+        let mut best: Option<(f64, Family, usize)> = None;
+        let mut searched = vec![self.best_cache_prior(&original, prices)?];
+        for family in Family::others(self.engine.plan()) {
+            searched.push((self.within_limit(&family, &original)?, family));
         }
-        let best = self.search_cache_prior(&original, prices, &mut candidates)?;
-        for weaker in best.iter().flat_map(Searched::weaker) {
-            if candidates.iter().all(|tried| tried.candidate.policy != weaker) {
-                candidates.extend(self.trial(&original, Candidate::uniform(weaker, &self.capacity))?);
+        for (within, family) in searched {
+            let is_better = best.as_ref().is_none_or(|(fewest, ..)| within.misses_at_limit < *fewest);
+            if let Some(strongest) = within.strongest.filter(|_| is_better) {
+                best = Some((within.misses_at_limit, family, strongest));
             }
         }
-        let fewest = candidates.iter().min_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
-        if let Some(policy) = fewest.map(|fewest| fewest.candidate.policy.clone()) {
-            let capacity = self.spread(&policy)?;
-            if capacity != self.capacity {
-                candidates.extend(self.trial(&original, Candidate { policy, capacity, by_layer: true })?);
-            }
-        }
-        // A policy that saves nothing is no better than original routing.
-        candidates.retain(|tried| tried.miss_rate < original.miss_rate);
-        Ok(candidates)
+        let mut policies = vec![Policy::Original];
+        policies.extend(best.iter().flat_map(|(_, family, strongest)| family.up_to(*strongest)));
+        let capacity = self.spread_capacity(&original, &policies[policies.len() - 1])?;
+        Ok((policies, capacity))
     }
 
-    /// Looks for λ, J and layers to leave out.
-    fn search_cache_prior(
+    /// Looks for J and layers to leave out of cache-prior.
+    fn best_cache_prior(
         &mut self,
         original: &PerplexityReport,
         prices: &[LayerPrice],
-        candidates: &mut Vec<Tried>,
-    ) -> Result<Option<Searched>, Error> {
+    ) -> Result<(Within, Family), Error> {
         let plan = self.engine.plan();
         let usual = default_protected(plan.experts.iter().copied().max().unwrap_or(0), plan.experts_per_token);
         let dearest: Vec<usize> = prices.iter().map(|price| price.layer).collect();
@@ -226,23 +211,14 @@ impl Workbench<'_> {
         let counts: Vec<usize> = std::iter::once(0).chain(doubled).collect();
         search::fewest_misses(usual, &counts, &mut |j, layers| {
             let family = Family::cache_prior((j < usual).then_some(j), &dearest[..layers]);
-            let searched = self.search(family, original, candidates)?;
-            Ok((searched.miss_rate, searched))
+            let within = self.within_limit(&family, original)?;
+            Ok((within.misses_at_limit, (within, family)))
         })
     }
 
-    /// Bisects a family and adds what keeps the limit to the candidates.
-    fn search(
-        &mut self,
-        family: Family,
-        original: &PerplexityReport,
-        candidates: &mut Vec<Tried>,
-    ) -> Result<Searched, Error> {
-        let capacity = self.capacity.clone();
-        let within = family.within(&mut |policy| self.trial(original, Candidate::uniform(policy, &capacity)))?;
-        let miss_rate = within.kept.iter().map(|tried| tried.miss_rate).fold(f64::INFINITY, f64::min);
-        candidates.extend(within.kept);
-        Ok(Searched { family, strongest: within.strongest, miss_rate })
+    fn within_limit(&mut self, family: &Family, original: &PerplexityReport) -> Result<Within, Error> {
+        let (limit, uniform) = (self.options.max_loss, self.capacity.clone());
+        family.within(limit, original.miss_rate, &mut |policy| self.trial(original, &policy, &uniform))
     }
 
     /// What leaning costs and saves in one layer alone, on the text's beginning; the dearest first. Nothing for a model of one layer.
@@ -251,17 +227,14 @@ impl Workbench<'_> {
         if layers == 1 {
             return Ok(Vec::new());
         }
-        let scored = &self.options.perplexity;
-        let limit = scored.limit.unwrap_or(usize::MAX).min(PRICED_WINDOWS * scored.window);
-        let sample = PerplexityOptions { limit: Some(limit), ..scored.clone() };
-        let original = self.run_with(&sample, self.first, &Policy::Original, &self.capacity)?;
-        let sample = PerplexityOptions { kl: true, ..sample };
+        let capacity = self.capacity.clone();
+        let original = self.run(Part::Beginning, &Policy::Original, &capacity)?;
         let mut prices = Vec::with_capacity(layers);
         for layer in 0..layers {
             let others = (0..layers).filter(|&other| other != layer).collect();
             let policy =
                 Policy::CachePrior(CachePrior { lambda: Lambda::Uniform(PRICED_LAMBDA), j: None }).except(others);
-            let report = self.run_with(&sample, self.first, &policy, &self.capacity)?;
+            let report = self.run(Part::Beginning, &policy, &capacity)?;
             let misses = |report: &PerplexityReport| report.per_layer[layer].misses as f64 / report.tokens as f64;
             let kl = report.divergence.as_ref().map_or(0.0, |divergence| divergence.kl_mean);
             let price = LayerPrice { layer, kl, misses_saved: misses(&original) - misses(&report) };
@@ -271,80 +244,73 @@ impl Workbench<'_> {
         Ok(search::dearest_first(prices))
     }
 
-    fn show(&mut self, half: Half, candidate: &Candidate, perplexity_rise: f64, miss_rate: f64) {
-        let Candidate { policy, by_layer, .. } = candidate;
-        (self.show)(&TuneStep::Trial(Trial { half, policy, by_layer: *by_layer, perplexity_rise, miss_rate }));
+    /// Runs a policy on the first half: how much perplexity rises, and what is missed.
+    fn trial(&mut self, original: &PerplexityReport, policy: &Policy, capacity: &[usize]) -> Result<(f64, f64), Error> {
+        let report = self.run(Part::FirstHalf, policy, capacity)?;
+        let (perplexity_rise, miss_rate) = (report.rise_over(original).rise(), report.miss_rate);
+        let by_layer = capacity != self.capacity;
+        (self.show)(&TuneStep::Trial(Trial { half: Half::First, policy, by_layer, perplexity_rise, miss_rate }));
+        Ok((perplexity_rise, miss_rate))
     }
 
-    /// Runs a candidate on the first half; `None` if it costs more than the limit there.
-    fn trial(&mut self, original: &PerplexityReport, candidate: Candidate) -> Result<Option<Tried>, Error> {
-        let report = self.run(self.first, &candidate.policy, &candidate.capacity)?;
-        let rise = report.rise_over(original).rise();
-        self.show(Half::First, &candidate, rise, report.miss_rate);
-        Ok((rise <= self.options.max_loss).then_some(Tried { candidate, miss_rate: report.miss_rate }))
+    /// Capacities by layer where they save misses under this policy and keep the limit, else those that tuning began with.
+    fn spread_capacity(&mut self, original: &PerplexityReport, policy: &Policy) -> Result<Vec<usize>, Error> {
+        let uniform = self.capacity.clone();
+        let spread = self.spread(policy)?;
+        if spread == uniform {
+            return Ok(uniform);
+        }
+        let misses = self.run(Part::FirstHalf, policy, &uniform)?.miss_rate;
+        let (rise, spread_misses) = self.trial(original, policy, &spread)?;
+        let is_worth_it = rise <= self.options.max_loss && spread_misses <= (1.0 - WORTH_SPREADING) * misses;
+        Ok(if is_worth_it { spread } else { uniform })
     }
 
-    /// Capacities by layer with the same sum: slots go where they save most misses under this policy.
-    fn spread(&self, policy: &Policy) -> Result<Vec<usize>, Error> {
-        let (plan, capacity) = (self.engine.plan(), &self.capacity);
-        let mut curves = vec![Vec::new(); capacity.len()];
-        for share in search::CURVE_SHARES {
+    /// Capacities by layer in the same memory: slots go where they save most misses under this policy.
+    fn spread(&mut self, policy: &Policy) -> Result<Vec<usize>, Error> {
+        let (plan, uniform) = (self.engine.plan(), self.capacity.clone());
+        let mut curves = vec![Vec::new(); uniform.len()];
+        for share in capacities::CURVE_SHARES {
             let at = |(&capacity, &experts): (&usize, &usize)| {
                 ((capacity as f64 * share).round() as usize).clamp(plan.experts_per_token, experts)
             };
-            let capacities: Vec<usize> = capacity.iter().zip(&plan.experts).map(at).collect();
-            let report = self.run(self.first, policy, &capacities)?;
-            for ((curve, &capacity), layer) in curves.iter_mut().zip(&capacities).zip(&report.per_layer) {
+            let capacity: Vec<usize> = uniform.iter().zip(&plan.experts).map(at).collect();
+            let report = self.run(Part::FirstHalf, policy, &capacity)?;
+            for ((curve, &capacity), layer) in curves.iter_mut().zip(&capacity).zip(&report.per_layer) {
                 curve.push((capacity, layer.misses as f64));
             }
         }
-        Ok(search::allocate(&curves, capacity, plan.experts_per_token))
+        Ok(capacities::allocate(&curves, &plan.expert_bytes, &uniform, plan.experts_per_token))
     }
 
-    /// The candidate with the fewest misses that the second half accepts; original routing if there is none.
-    fn accept(&mut self, mut candidates: Vec<Tried>) -> Result<Profile, Error> {
-        candidates.sort_by(|one, other| one.miss_rate.total_cmp(&other.miss_rate));
-        let original = self.run(self.second, &Policy::Original, &self.capacity)?;
-        let (mut refused, mut least_misses) = (0, 0.0);
-        for Tried { candidate, miss_rate } in candidates {
-            if miss_rate < least_misses {
-                continue;
-            }
-            let report = self.run(self.second, &candidate.policy, &candidate.capacity)?;
-            let rise = report.rise_over(&original);
+    /// A profile of the strongest that the second half accepts, if that saves misses there; else of original routing.
+    fn accept(&mut self, policies: Vec<Policy>, capacity: &[usize]) -> Result<Profile, Error> {
+        let uniform = self.capacity.clone();
+        let by_layer = capacity != uniform;
+        let original = self.run(Part::SecondHalf, &Policy::Original, &uniform)?;
+        let accepted = search::last_accepted(policies, &mut |policy| {
+            let report = self.run(Part::SecondHalf, policy, capacity)?;
+            let (rise, miss_rate) = (report.rise_over(&original), report.miss_rate);
             let upper = rise.interval().expect("several windows have an interval").high;
-            self.show(Half::Second, &candidate, upper, report.miss_rate);
-            if upper <= self.options.max_loss {
-                return Ok(self.profile(candidate, &report, &original, (rise.rise(), upper), refused));
-            }
-            refused += 1;
-            least_misses = (1.0 + NEIGHBOUR) * miss_rate;
-        }
-        let own = Candidate::uniform(Policy::Original, &self.capacity);
-        Ok(self.profile(own, &original, &original, (0.0, 0.0), refused))
-    }
-
-    /// A profile with what the second half has shown: the rise of perplexity and the upper end of its interval, and how many candidates it
-    /// refused.
-    fn profile(
-        &self,
-        candidate: Candidate,
-        report: &PerplexityReport,
-        original: &PerplexityReport,
-        (rise, upper): (f64, f64),
-        refused: usize,
-    ) -> Profile {
+            let trial = Trial { half: Half::Second, policy, by_layer, perplexity_rise: upper, miss_rate };
+            (self.show)(&TuneStep::Trial(trial));
+            Ok((upper <= self.options.max_loss).then(|| (rise.rise(), upper, report)))
+        })?;
+        let saving = accepted.filter(|(_, (.., report))| report.miss_rate < original.miss_rate);
+        let (perplexity_rise, perplexity_rise_upper, report, capacity) = match saving {
+            Some((_, (rise, upper, report))) => (rise, upper, report, capacity.to_vec()),
+            None => (0.0, 0.0, original.clone(), uniform),
+        };
         let measured = Measured {
             tokens: report.tokens,
-            perplexity_rise: rise,
-            perplexity_rise_upper: upper,
+            perplexity_rise,
+            perplexity_rise_upper,
             miss_rate: report.miss_rate,
-            changed_share: Some(report.changed_share),
+            changed_share: report.changed_share,
             original_miss_rate: original.miss_rate,
-            candidates_refused: refused,
         };
-        let Candidate { capacity, .. } = candidate;
-        Profile::new(self.engine, report.routing.clone(), &self.options.base, capacity, self.options.max_loss, measured)
+        let (base, max_loss) = (&self.options.base, self.options.max_loss);
+        Ok(Profile::new(self.engine, report.routing, base, capacity, max_loss, measured))
     }
 }
 
@@ -366,9 +332,9 @@ mod tests {
         assert_eq!(format!("{first}{second}"), "äöü äöü äöü");
     }
 
-    #[test]
-    fn an_interruption_does_not_wait_for_the_end_of_a_trial() {
-        let options = EngineOptions { memory: Budget::All, ..EngineOptions::default() };
+    /// A tiny model, a text, and what to look for.
+    fn workbench() -> (Arc<Engine>, String, TuneOptions) {
+        let options = EngineOptions { memory: Budget::All, sessions: 2, ..EngineOptions::default() };
         let engine = Arc::new(Engine::load(&TinyModel::open("qwen2moe").gguf, &options).unwrap());
         let options = TuneOptions {
             max_loss: 0.1,
@@ -377,10 +343,62 @@ mod tests {
             perplexity: PerplexityOptions { window: 4, ..PerplexityOptions::default() },
         };
         let text = "The river rises in the hills above the town and runs through it to the sea. ".repeat(8);
+        (engine, text, options)
+    }
+
+    #[test]
+    fn an_interruption_does_not_wait_for_the_end_of_a_trial() {
+        let (engine, text, options) = workbench();
         let windows = Cell::new(0);
         let interrupted = || windows.replace(windows.get() + 1) == 2;
-        let tuned = tune(&engine, &text, &options, &interrupted, &mut |_| panic!("no trial has ended"));
+        let mut show = |_: &TuneStep<'_>| panic!("no trial has ended");
+        let options = TuneOptions { perplexity: PerplexityOptions { window: 2, ..options.perplexity }, ..options };
+        let mut trials = Trials::default();
+        // The first trial is two windows of original routing, which are no step to show; the third is of the next.
+        let tuned = tune(&engine, &text, &options, &mut trials, &interrupted, &mut show);
         assert!(matches!(tuned, Err(Error::Interrupted)) && windows.get() == 3);
+    }
+
+    #[test]
+    fn a_search_that_was_broken_off_goes_on_and_ends_the_same() {
+        let (engine, text, options) = workbench();
+        let folder = tempfile::tempdir().unwrap();
+        let search = |name: &str, most: usize| {
+            let mut trials = Trials::beside(&folder.path().join(name), &engine, &text, &options, false).unwrap();
+            let windows = Cell::new(0);
+            let interrupted = || windows.replace(windows.get() + 1) == most;
+            let mut steps = Vec::new();
+            let mut show = |step: &TuneStep<'_>| steps.push(format!("{step:?}"));
+            let tuned = tune(&engine, &text, &options, &mut trials, &interrupted, &mut show);
+            (tuned, windows.get(), steps, trials)
+        };
+        let (whole, windows, steps, trials) = search("whole", usize::MAX);
+        trials.discard().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+        let half = windows / 2;
+        let (broken_off, ..) = search("halved", half);
+        assert!(matches!(broken_off, Err(Error::Interrupted)));
+        let (resumed, rest, steps_again, _) = search("halved", usize::MAX);
+        assert_eq!(resumed.unwrap(), whole.unwrap());
+        assert_eq!(steps_again, steps);
+        // The trial that was broken off is run again.
+        let of_one_trial = windows.div_ceil(10);
+        assert!((windows - half..windows - half + of_one_trial).contains(&rest), "{rest} of {windows}");
+        let other = TuneOptions {
+            base: RoutingOptions { eviction: "lfu".parse().unwrap(), ..options.base.clone() },
+            ..options.clone()
+        };
+        let beside = Trials::beside(&folder.path().join("halved"), &engine, &text, &other, false);
+        assert!(matches!(beside, Err(Error::OtherResults { .. })));
+    }
+
+    #[test]
+    fn what_no_profile_can_say_is_refused() {
+        let (engine, text, options) = workbench();
+        let base = RoutingOptions { start: Start::First, ..options.base.clone() };
+        let options = TuneOptions { base, ..options };
+        let tuned = tune(&engine, &text, &options, &mut Trials::default(), &|| false, &mut |_| {});
+        assert!(matches!(tuned, Err(Error::WarmStart)));
     }
 
     #[test]

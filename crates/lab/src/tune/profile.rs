@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Version of the file format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Larger files are none.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -28,8 +28,9 @@ pub struct Profile {
     /// Which cached expert leaves, as `--eviction` takes it.
     pub eviction: String,
     /// In which order a token's experts become most recent, as `--touch` takes it.
-    #[serde(default = "default_touch")]
     pub touch: String,
+    /// How keys and values were kept, as `--kv` takes it.
+    pub kv: String,
     /// Experts logically cached in each MoE layer.
     pub capacity: Vec<usize>,
     /// The rise of perplexity that was allowed, as a share.
@@ -37,7 +38,6 @@ pub struct Profile {
     /// What was measured on the second half of the text.
     pub measured: Measured,
     /// What leaning costs and saves in one layer alone, on the beginning of the first half; the dearest layer first.
-    #[serde(default)]
     pub layer_prices: Vec<LayerPrice>,
 }
 
@@ -54,18 +54,16 @@ pub struct Measured {
     pub perplexity_rise_upper: f64,
     /// Misses, as a share of the choices.
     pub miss_rate: f64,
-    /// The model's own choices that did not run, as a share of the choices; unknown in profiles of earlier versions.
-    #[serde(default)]
-    pub changed_share: Option<f64>,
+    /// The model's own choices that did not run, as a share of the choices.
+    pub changed_share: f64,
     /// Misses with original routing, the same number of experts cached in every layer, and the same eviction.
     pub original_miss_rate: f64,
-    /// Candidates with fewer misses that this text refused before.
-    pub candidates_refused: usize,
 }
 
-/// Of profiles that were written before the order was a part of them.
-fn default_touch() -> String {
-    TouchOrder::default().to_string()
+/// What every version begins with.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 impl Profile {
@@ -84,6 +82,7 @@ impl Profile {
             routing,
             eviction: base.eviction.to_string(),
             touch: base.touch.to_string(),
+            kv: engine.plan().kv_type.to_string(),
             capacity,
             max_loss,
             measured,
@@ -101,12 +100,14 @@ impl Profile {
             return Err(error(std::io::Error::other("is no profile: too large")));
         }
         let bytes = std::fs::read(path).map_err(error)?;
-        let profile: Profile = serde_json::from_slice(&bytes)
-            .map_err(|cause| error(std::io::Error::other(format!("is no profile: {cause}"))))?;
-        if profile.version != VERSION {
-            let wrong = format!("has version {}, expected {VERSION}", profile.version);
+        let none = |cause| error(std::io::Error::other(format!("is no profile: {cause}")));
+        let Version { version } = serde_json::from_slice(&bytes).map_err(none)?;
+        if version != VERSION {
+            let wrong =
+                format!("is a profile of version {version}; this program knows {VERSION}: `moce tune` makes one");
             return Err(error(std::io::Error::other(wrong)));
         }
+        let profile: Profile = serde_json::from_slice(&bytes).map_err(none)?;
         profile.policy()?;
         profile.eviction()?;
         profile.touch()?;

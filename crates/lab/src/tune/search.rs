@@ -1,5 +1,4 @@
-//! Where candidates come from: those of each family of policies that keep a limit, layers by what leaning costs in them, and slots by
-//! marginal gain.
+//! Where candidates come from: those of each family of policies that keep a limit, and layers by what leaning costs in them.
 
 use crate::Error;
 use moce_engine::MemoryPlan;
@@ -10,24 +9,6 @@ use serde::{Deserialize, Serialize};
 const LAMBDAS: [f64; 15] = [0.03, 0.05, 0.07, 0.1, 0.12, 0.14, 0.17, 0.2, 0.23, 0.26, 0.3, 0.35, 0.4, 0.5, 0.8];
 /// Shares p that are tried.
 const SHARES: [f64; 12] = [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
-/// Capacities, as shares of the wanted one, at which misses are measured for [`allocate`].
-pub(super) const CURVE_SHARES: [f64; 5] = [0.5, 0.75, 1.0, 1.25, 1.5];
-
-/// A policy with capacities.
-#[derive(Clone, Debug)]
-pub(super) struct Candidate {
-    pub(super) policy: Policy,
-    pub(super) capacity: Vec<usize>,
-    /// Whether capacities were spread by layer.
-    pub(super) by_layer: bool,
-}
-
-impl Candidate {
-    /// A policy at the capacities that tuning began with.
-    pub(super) fn uniform(policy: Policy, capacity: &[usize]) -> Candidate {
-        Candidate { policy, capacity: capacity.to_vec(), by_layer: false }
-    }
-}
 
 /// A family of policies with one parameter.
 pub(super) struct Family {
@@ -36,12 +17,13 @@ pub(super) struct Family {
     make: Box<dyn Fn(f64) -> Policy>,
 }
 
-/// What a bisection has met.
-pub(super) struct Within<T> {
+/// What the bisection of a family has met.
+pub(super) struct Within {
     /// Which step is the strongest within the limit.
     pub(super) strongest: Option<usize>,
-    /// What was kept of all that are within it.
-    pub(super) kept: Vec<T>,
+    /// Misses where the rise meets the limit, on a straight line between the strongest within and the one behind it: steps are coarse, and
+    /// two families compare by what each would save at one price.
+    pub(super) misses_at_limit: f64,
 }
 
 impl Family {
@@ -68,42 +50,60 @@ impl Family {
         Family { steps: steps.into_iter().collect(), make: Box::new(make) }
     }
 
-    /// Bisects for the strongest of the family within a limit. `trial` runs one and gives what is to be kept of it, `None` if it is
-    /// beyond the limit.
-    pub(super) fn within<T>(
+    /// Bisects for the strongest of the family whose rise is within `limit`. `trial` runs one and gives rise and misses; original routing
+    /// misses `original_misses`.
+    pub(super) fn within(
         &self,
-        trial: &mut dyn FnMut(Policy) -> Result<Option<T>, Error>,
-    ) -> Result<Within<T>, Error> {
-        let mut within = Within { strongest: None, kept: Vec::new() };
+        limit: f64,
+        original_misses: f64,
+        trial: &mut dyn FnMut(Policy) -> Result<(f64, f64), Error>,
+    ) -> Result<Within, Error> {
         let (mut low, mut high) = (0, self.steps.len());
+        let (mut within, mut behind) = ((0.0, original_misses), None);
         while low < high {
             let middle = (low + high) / 2;
-            match trial((self.make)(self.steps[middle]))? {
-                Some(kept) => {
-                    within.strongest = Some(middle);
-                    within.kept.push(kept);
-                    low = middle + 1;
-                }
-                None => high = middle,
+            let point = trial((self.make)(self.steps[middle]))?;
+            if point.0 <= limit {
+                (within, low) = (point, middle + 1);
+            } else {
+                (behind, high) = (Some(point), middle);
             }
         }
-        Ok(within)
+        let misses_at_limit = behind.map_or(within.1, |behind| {
+            let share = (limit - within.0) / (behind.0 - within.0);
+            within.1 + share * (behind.1 - within.1).min(0.0)
+        });
+        Ok(Within { strongest: low.checked_sub(1), misses_at_limit })
     }
 
-    /// Ever weaker policies than that of step `strongest`, every second step: the second half may be dearer than the first.
-    pub(super) fn weaker(&self, strongest: usize) -> impl Iterator<Item = Policy> {
-        self.steps[..strongest].iter().rev().skip(1).step_by(2).map(|&step| (self.make)(step))
+    /// The policies up to step `strongest`, from weak to strong.
+    pub(super) fn up_to(&self, strongest: usize) -> impl Iterator<Item = Policy> {
+        self.steps[..=strongest].iter().map(|&step| (self.make)(step))
     }
 }
 
-/// The fewest misses over J and a number of layers that are left out, and what was found there. Fewer protected choices may pay only where
-/// layers are left out, so both are searched together: from the `usual` J down while that leaves fewer misses, and for each J ever more
-/// layers (`counts`, ascending) while that does. `search` gives misses, infinite where nothing keeps the limit, for (J, layers).
+/// The last before the first that is refused. A sequence that was fixed on other text, asked in order and no further than the first
+/// refusal, accepts one that should be refused no more often than a single question does: to be wrong, the first such one must pass.
+pub(super) fn last_accepted<C, T>(
+    sequence: impl IntoIterator<Item = C>,
+    ask: &mut dyn FnMut(&C) -> Result<Option<T>, Error>,
+) -> Result<Option<(C, T)>, Error> {
+    let mut last = None;
+    for candidate in sequence {
+        let Some(answer) = ask(&candidate)? else { break };
+        last = Some((candidate, answer));
+    }
+    Ok(last)
+}
+
+/// What misses least over J and a number of layers that are left out. Fewer protected choices may pay only where layers are left out, so both
+/// are searched together: from the `usual` J down while that leaves fewer misses, and for each J ever more layers (`counts`, ascending)
+/// while that does. `search` gives misses for (J, layers).
 pub(super) fn fewest_misses<T>(
     usual: usize,
     counts: &[usize],
     search: &mut dyn FnMut(usize, usize) -> Result<(f64, T), Error>,
-) -> Result<Option<T>, Error> {
+) -> Result<T, Error> {
     let (mut fewest, mut best, mut of_best) = (f64::INFINITY, None, 0);
     for j in (0..=usual).rev() {
         let (so_far, mut of_fewer) = (fewest, f64::INFINITY);
@@ -112,8 +112,7 @@ pub(super) fn fewest_misses<T>(
             if misses < fewest {
                 (fewest, best, of_best) = (misses, Some(found), index);
             }
-            // Where nothing has kept the limit yet, more layers may help.
-            if misses.is_finite() && misses >= of_fewer {
+            if misses >= of_fewer {
                 break;
             }
             of_fewer = misses;
@@ -122,7 +121,7 @@ pub(super) fn fewest_misses<T>(
             break;
         }
     }
-    Ok(best)
+    Ok(best.expect("misses are finite, so that the first found is the best so far"))
 }
 
 /// What leaning in one layer alone costs and saves.
@@ -148,45 +147,6 @@ pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<LayerPrice> {
     prices
 }
 
-/// Spreads the sum of `capacity` over the layers by marginal gain: `curves` has measured (capacity, misses) points of each layer, taken as
-/// straight between them. Greedy is exact where the curves are convex; their lower convex hull is used.
-pub(super) fn allocate(curves: &[Vec<(usize, f64)>], capacity: &[usize], least: usize) -> Vec<usize> {
-    let hulls: Vec<Vec<(usize, f64)>> = curves.iter().map(|curve| hull(curve)).collect();
-    let lowest = |hull: &Vec<(usize, f64)>| hull.first().map_or(least, |point| point.0.max(least));
-    let mut slots: Vec<usize> = hulls.iter().map(lowest).collect();
-    let total: usize = capacity.iter().sum();
-    let gain = |layer: usize, slots: usize| {
-        let segment = hulls[layer].windows(2).find(|points| slots >= points[0].0 && slots < points[1].0)?;
-        Some((segment[0].1 - segment[1].1) / (segment[1].0 - segment[0].0) as f64)
-    };
-    while slots.iter().sum::<usize>() < total {
-        let gains = (0..slots.len()).filter_map(|layer| Some((layer, gain(layer, slots[layer])?)));
-        let Some((layer, _)) = gains.max_by(|one, other| one.1.total_cmp(&other.1)) else { break };
-        slots[layer] += 1;
-    }
-    // More was asked for than the curves reach, or less than their beginnings need: as it was.
-    if slots.iter().sum::<usize>() == total { slots } else { capacity.to_vec() }
-}
-
-/// The lower convex hull of points with ascending first coordinates; misses that rise with the capacity are taken as level.
-fn hull(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
-    let mut hull: Vec<(usize, f64)> = Vec::new();
-    for &(x, y) in points {
-        if hull.last().is_some_and(|last| last.0 == x) {
-            continue;
-        }
-        let y = hull.last().map_or(y, |last| y.min(last.1));
-        let slope = |from: (usize, f64), to: (usize, f64)| (to.1 - from.1) / (to.0 - from.0) as f64;
-        while hull.len() >= 2
-            && slope(hull[hull.len() - 2], hull[hull.len() - 1]) >= slope(hull[hull.len() - 1], (x, y))
-        {
-            hull.pop();
-        }
-        hull.push((x, y));
-    }
-    hull
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,32 +164,46 @@ mod tests {
     }
 
     #[test]
-    fn bisection_keeps_what_is_within_the_limit_and_ends_at_the_strongest() {
-        let mut tried = Vec::new();
-        let mut search = |family: &Family, most: f64| {
-            tried.clear();
-            let within = family.within(&mut |policy| {
+    fn bisection_ends_at_the_strongest_within_the_limit() {
+        // Each costs its parameter, and misses 1 less that.
+        let mut parameters = Vec::new();
+        let mut search = |family: &Family, limit: f64| {
+            parameters.clear();
+            let within = family.within(limit, 1.0, &mut |policy| {
                 let text = policy.to_string();
-                let parameter: f64 = text.split(['=', ',']).nth(1).unwrap().parse().unwrap();
-                tried.push(parameter);
-                Ok((parameter <= most).then_some(parameter))
+                let rise: f64 = text.split(['=', ',']).nth(1).unwrap().parse().unwrap();
+                parameters.push(rise);
+                Ok((rise, 1.0 - rise))
             });
             let within = within.unwrap();
-            (tried.clone(), within.strongest, within.kept)
+            (parameters.clone(), within.strongest, (within.misses_at_limit * 1e6).round() / 1e6)
         };
         let family = Family::cache_prior(Some(1), &[2]);
-        assert_eq!(search(&family, 0.25), (vec![0.2, 0.35, 0.26, 0.23], Some(8), vec![0.2, 0.23]));
-        assert_eq!(search(&family, 1.0).1, Some(14));
-        assert_eq!(search(&family, 0.01), (vec![0.2, 0.1, 0.05, 0.03], None, vec![]));
-        let weaker: Vec<String> = family.weaker(4).map(|policy| policy.to_string()).collect();
-        assert_eq!(weaker, ["cache-prior:lambda=0.07,j=1,except=2", "cache-prior:lambda=0.03,j=1,except=2"]);
-        let ranks = Family::new([5.0, 6.0, 7.0], |m| Policy::MaxRank(MaxRank { m: Some(m as usize), j: None }));
-        assert_eq!(search(&ranks, 6.0), (vec![6.0, 7.0], Some(1), vec![6.0]));
+        assert_eq!(search(&family, 0.25), (vec![0.2, 0.35, 0.26, 0.23], Some(8), 0.75));
+        // Beyond the strongest step nothing is promised; below the weakest, original routing is the other end of the line.
+        assert_eq!(search(&family, 1.0), (vec![0.2, 0.35, 0.5, 0.8], Some(14), 0.2));
+        assert_eq!(search(&family, 0.01), (vec![0.2, 0.1, 0.05, 0.03], None, 0.99));
+        let policies: Vec<String> = family.up_to(1).map(|policy| policy.to_string()).collect();
+        assert_eq!(policies, ["cache-prior:lambda=0.03,j=1,except=2", "cache-prior:lambda=0.05,j=1,except=2"]);
+    }
+
+    #[test]
+    fn a_refusal_ends_the_questions() {
+        let ask = |accepted: &[bool]| {
+            let mut asked = 0;
+            let last = last_accepted(0..accepted.len(), &mut |&index| {
+                asked += 1;
+                Ok(accepted[index].then_some(()))
+            });
+            (last.unwrap().map(|(index, ())| index), asked)
+        };
+        assert_eq!(ask(&[true, true, false, true]), (Some(1), 3));
+        assert_eq!(ask(&[false, true]), (None, 1));
+        assert_eq!(ask(&[true, true]), (Some(1), 2));
     }
 
     #[test]
     fn j_and_layers_are_searched_together_and_no_further_than_they_help() {
-        const NONE: f64 = f64::INFINITY;
         // Misses by J and number of layers, what they are smallest at, and what is asked: J = 1 and 0 pay only without layers.
         let search = |misses: &[[f64; 3]; 3]| {
             let mut asked = Vec::new();
@@ -240,25 +214,8 @@ mod tests {
             (found.unwrap(), asked)
         };
         let (found, asked) = search(&[[9.0, 9.0, 4.0], [9.0, 6.0, 5.0], [8.0, 7.0, 7.5]]);
-        assert_eq!((found, asked), (Some((0, 2)), vec![(2, 0), (2, 1), (2, 2), (1, 1), (1, 2), (0, 2)]));
-        let (found, asked) = search(&[[1.0; 3], [9.0, 9.0, 9.0], [NONE, NONE, 7.0]]);
-        assert_eq!((found, asked), (Some((2, 2)), vec![(2, 0), (2, 1), (2, 2), (1, 2)]));
-        assert_eq!(search(&[[1.0; 3], [1.0; 3], [NONE; 3]]), (None, vec![(2, 0), (2, 1), (2, 2)]));
-    }
-
-    #[test]
-    fn slots_go_where_they_save_most() {
-        let steep = vec![(4, 100.0), (8, 20.0), (12, 0.0)];
-        let flat = vec![(4, 10.0), (8, 8.0), (12, 7.0)];
-        assert_eq!(allocate(&[steep.clone(), flat.clone()], &[8, 8], 4), [12, 4]);
-        assert_eq!(allocate(&[flat.clone(), flat.clone()], &[8, 8], 4).iter().sum::<usize>(), 16);
-        // Beyond what was measured nothing is promised.
-        assert_eq!(allocate(&[steep, flat], &[20, 20], 4), [20, 20]);
-    }
-
-    #[test]
-    fn hulls_are_convex() {
-        assert_eq!(hull(&[(1, 10.0), (2, 9.0), (3, 2.0), (4, 3.0)]), [(1, 10.0), (3, 2.0), (4, 2.0)]);
-        assert_eq!(hull(&[(4, 1.0), (4, 1.0)]), [(4, 1.0)]);
+        assert_eq!((found, asked), ((0, 2), vec![(2, 0), (2, 1), (2, 2), (1, 1), (1, 2), (0, 2)]));
+        let (found, asked) = search(&[[1.0; 3], [9.0, 7.0, 7.0], [9.0, 7.0, 8.0]]);
+        assert_eq!((found, asked), ((2, 1), vec![(2, 0), (2, 1), (2, 2), (1, 1), (1, 2)]));
     }
 }

@@ -23,7 +23,7 @@ pub enum TraceError {
         cause: io::Error,
     },
     /// The bytes are something else.
-    #[error("not a trace: it begins with {found:02x?}, expected the letters moce-trc")]
+    #[error("not a trace: it begins with '{}' instead of 'moce-trc'", found.escape_ascii())]
     NotATrace {
         /// The first bytes.
         found: [u8; 8],
