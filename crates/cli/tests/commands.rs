@@ -111,11 +111,15 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
         (&["run", "-p", "x", "-f", "y"], "--file"),
         (&["bench", "--shape", "mixtral-8x7b", "--type", "x"], "'x'"),
         (&["simulate", "nosuch.trace", "--capacity", "abc"], "abc"),
+        (&["plan", "--flash-bandwidth", "0"], "more than 0"),
         (&["sing"], "sing"),
     ] {
         let message = refused(arguments, 2);
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
+    let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama.gguf");
+    let output = moce(&["run", dense, "-p", "a", "-n", "1", "--routing", "fast"]);
+    assert!(text(&output.stderr).contains("has no experts, so"), "{}", text(&output.stderr));
     let isa = Command::new(env!("CARGO_BIN_EXE_moce")).args(GREEDY).env("MOCE_ISA", "abacus").output().unwrap();
     assert_eq!(isa.status.code(), Some(1));
     assert!(text(&isa.stderr).contains("MOCE_ISA"), "{}", text(&isa.stderr));

@@ -73,7 +73,12 @@ fn results_are_kept_taken_up_again_and_compared() {
 fn what_is_no_task_is_refused() {
     assert!(refused(&["eval", "nosuch", &model()], 2).contains("nosuch"));
     assert!(refused(&["eval", "mmlu", &model()], 2).contains("--data"));
-    assert!(refused(&["eval", "mmlu", &model(), "--data", "nosuch"], 1).contains("nosuch"));
+    let said = refused(&["eval", "mmlu", &model(), "--data", "nosuch"], 1);
+    assert!(said.contains("nosuch") && said.contains("SUBJECT_test.csv"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let questions = folder.path().join("questions.jsonl");
+    std::fs::write(&questions, QUESTIONS).unwrap();
+    assert!(refused(&["eval", questions.to_str().unwrap(), "--shot-count", "2"], 2).contains("--shots"));
 }
 
 #[test]

@@ -149,6 +149,24 @@ fn a_kill_while_a_cache_state_is_written_leaves_a_whole_one_or_none() {
     println!("{written} of 6 were written before the kill");
 }
 
+#[test]
+fn a_table_that_is_not_written_whole_does_not_get_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, trace, tables) =
+        (folder.path().join("text"), folder.path().join("text.trace"), folder.path().join("tables"));
+    std::fs::write(&text, "the cat sat on the mat and looked at the sea ".repeat(100)).unwrap();
+    std::fs::create_dir(&tables).unwrap();
+    let mut record = moce(&["trace", "record", "-q", "--window", "500", "-f"]);
+    assert!(record.arg(&text).arg("-o").arg(&trace).status().unwrap().success());
+    // Nearly two million rows.
+    let mut export = moce(&["trace", "export", "--all"]);
+    let mut child = export.arg(&trace).arg("-o").arg(tables.join("table.csv")).spawn().unwrap();
+    assert!(something_turns_up(&tables, &mut child), "{}", errors(&mut child));
+    send(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{}", errors(&mut child));
+    assert!(names(&tables).is_empty(), "{:?}", names(&tables));
+}
+
 /// The file of a shape takes long to write: 8 GB. A kill leaves it under a temporary name, Ctrl-C leaves nothing.
 #[test]
 fn a_shape_that_is_not_written_whole_does_not_get_its_name() {

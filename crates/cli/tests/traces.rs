@@ -68,7 +68,9 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     let record = ["trace", "record", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "-o", "@text.trace"];
     stdout(folder, &record);
     assert!(refused(folder, &record, 1).contains("exists"));
-    stdout(folder, &[&record[..], &["--force", "--f16"]].concat());
+    let recorded = json(&stdout(folder, &[&record[..], &["--force", "--f16", "--json"]].concat()));
+    assert_eq!((&recorded["tokens"], &recorded["routing"]), (&200.into(), &"original".into()));
+    assert!(recorded["misses"].as_u64().unwrap() > 0 && recorded["changed_share"] == 0.0, "{recorded}");
 
     let info = json(&stdout(folder, &["trace", "info", "@text.trace", "--json"]));
     assert_eq!((&info["tokens"], &info["precision"]), (&200.into(), &"f16".into()));

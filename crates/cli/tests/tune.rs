@@ -76,6 +76,13 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert_eq!(speed, Some(200.0));
     assert_eq!(answer(&stdout(&[&run[..], &["--replay-routing", &trace]].concat())), (None, recorded));
 
+    let bench = ["bench", "-q", "--json", "--rounds", "1", "-n", "2", "--prompt-tokens", "8", "--profile", &profile];
+    let bench: Value = serde_json::from_str(&stdout(&[&bench[..], &["--routing-grid", "original"]].concat())).unwrap();
+    let cells = bench["cells"].as_array().unwrap();
+    let routings: Vec<&Value> = cells.iter().map(|cell| &cell["routing"]).collect();
+    assert_eq!(routings, [&Value::from("original"), &tuned["routing"]]);
+    assert!(cells.iter().all(|cell| cell["capacity"] == tuned["capacity"]));
+
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     assert!(refused(&["run", fixture, "-p", "a", "--profile", &profile], 1).contains("another model"));
     assert!(refused(&["plan", fixture, "--profile", &profile], 1).contains("another model"));
