@@ -137,8 +137,14 @@ fn a_dearer_second_half_is_met_by_a_weaker_policy() {
     let (_folder, at) = folder_with(&(SENTENCES.concat() + other + other));
     let (text, profile) = (at("text"), at("profile"));
     let tune = ["tune", "-f", &text, "-o", &profile, "--window", "8", "--limit", "64", "--capacity", "12"];
-    let tuned: Value =
-        serde_json::from_str(&stdout(&[&tune[..], &["--max-loss", "4%", "-q", "--json"]].concat())).unwrap();
+    let output = support::moce(&[&tune[..], &["--max-loss", "4%", "--json"]].concat());
+    let tuned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // The last one asked was refused, and the one before it is the profile's.
+    let said = support::text(&output.stderr);
+    let asked: Vec<&str> = said.lines().filter(|line| line.starts_with("second half")).collect();
+    let routing = tuned["routing"].as_str().unwrap();
+    assert!(asked.len() > 2 && !asked[asked.len() - 1].ends_with(routing), "{said}");
+    assert!(asked[asked.len() - 2].ends_with(routing), "{said}");
     let measured = &tuned["measured"];
     assert!(measured["perplexity_rise_upper"].as_f64().unwrap() <= 0.04, "{tuned}");
     assert!(
