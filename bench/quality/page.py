@@ -174,7 +174,7 @@ context), half of the experts cached ({experts // 2} of {experts}), LRU, the pol
 Misses by layer; white: none, dark: all.
 
 `moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (policies
-that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected; capacities by layer), as many of the second to accept one. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
+that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected, and with λ set layer by layer to what leaning costs there; capacities by layer), as many of the second to accept one. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
 costs {rise(tuned)}, {of_experts(found, tuned)} of the experts: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned['kl_interval'], 4, 1)}), the same likeliest token in
 {percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)})."""
     if found["three-quarters"]:

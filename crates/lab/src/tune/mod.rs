@@ -4,10 +4,9 @@
 //! least there. The second half is asked of its policies, from weak to strong: what it accepts has the upper end of the 95 % interval of its
 //! rise within the limit, and the first refusal ends the questions, for who goes on asking is told yes by chance.
 //!
-//! A policy is the same in all layers. For cache-prior, layers can differ far
-//! more in what a saved miss costs than in what there is to save: the dearest may keep the model's own choice, and what that frees may go
-//! into protecting fewer choices. Last, capacities by layer, by marginal gain on the misses that the best policy shows at several
-//! capacities; the memory that they take stays.
+//! For cache-prior, layers can differ far more in what a saved miss costs than in what there is to save: the dearest may keep the model's own
+//! choice, what that frees may go into protecting fewer choices, and each of the others may lean by a λ of its own, set by its price. Last,
+//! capacities by layer, by marginal gain on the misses that the best policy shows at several capacities; the memory that they take stays.
 
 mod capacities;
 mod profile;
@@ -182,7 +181,7 @@ impl Workbench<'_> {
         let uniform = self.capacity.clone();
         let original = self.run(Part::FirstHalf, &Policy::Original, &uniform)?;
         let mut best: Option<(f64, Family, usize)> = None;
-        let mut searched = vec![self.best_cache_prior(&original, prices)?];
+        let mut searched = self.best_cache_priors(&original, prices)?;
         for family in Family::others(self.engine.plan()) {
             searched.push((self.within_limit(&family, &original)?, family));
         }
@@ -198,22 +197,28 @@ impl Workbench<'_> {
         Ok((policies, capacity))
     }
 
-    /// Looks for J and layers to leave out of cache-prior.
-    fn best_cache_prior(
+    /// Looks for J and layers to leave out of cache-prior, first with one λ, then with each layer's own.
+    fn best_cache_priors(
         &mut self,
         original: &PerplexityReport,
         prices: &[LayerPrice],
-    ) -> Result<(Within, Family), Error> {
+    ) -> Result<Vec<(Within, Family)>, Error> {
         let plan = self.engine.plan();
         let usual = default_protected(plan.experts.iter().copied().max().unwrap_or(0), plan.experts_per_token);
         let dearest: Vec<usize> = prices.iter().map(|price| price.layer).collect();
         let doubled = std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len());
         let counts: Vec<usize> = std::iter::once(0).chain(doubled).collect();
-        search::fewest_misses(usual, &counts, &mut |j, layers| {
-            let family = Family::cache_prior((j < usual).then_some(j), &dearest[..layers]);
+        let (j, except, with_one) = search::fewest_misses(usual, &counts, &mut |j, layers| {
+            let (j, except) = ((j < usual).then_some(j), &dearest[..layers]);
+            let family = Family::cache_prior(j, except);
             let within = self.within_limit(&family, original)?;
-            Ok((within.misses_at_limit, (within, family)))
-        })
+            Ok((within.misses_at_limit, (j, except, (within, family))))
+        })?;
+        if prices.is_empty() {
+            return Ok(vec![with_one]);
+        }
+        let family = Family::cache_prior_by_layer(j, except, prices);
+        Ok(vec![with_one, (self.within_limit(&family, original)?, family)])
     }
 
     fn within_limit(&mut self, family: &Family, original: &PerplexityReport) -> Result<Within, Error> {

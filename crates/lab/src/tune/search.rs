@@ -46,6 +46,16 @@ impl Family {
         })
     }
 
+    /// The same with a λ of each layer's own: the step times what `prices` say of the layer, by [`lambda_weights`].
+    pub(super) fn cache_prior_by_layer(j: Option<usize>, except: &[usize], prices: &[LayerPrice]) -> Family {
+        let (except, weights) = (except.to_vec(), lambda_weights(prices, except));
+        let rounded = |lambda: f64| (lambda * 1e4).round() / 1e4;
+        Family::new(LAMBDAS, move |lambda| {
+            let lambda = Lambda::PerLayer(weights.iter().map(|weight| rounded(lambda * weight)).collect());
+            Policy::CachePrior(CachePrior { lambda, j }).except(except.clone())
+        })
+    }
+
     fn new(steps: impl IntoIterator<Item = f64>, make: impl Fn(f64) -> Policy + 'static) -> Family {
         Family { steps: steps.into_iter().collect(), make: Box::new(make) }
     }
@@ -147,6 +157,24 @@ pub(super) fn dearest_first(mut prices: Vec<LayerPrice>) -> Vec<LayerPrice> {
     prices
 }
 
+/// How much stronger than λ, or weaker, a layer may lean by [`lambda_weights`].
+const MOST_WEIGHT: f64 = 4.0;
+
+/// What λ is multiplied by in each layer, so that another saved miss costs about the same in all that are not in `except` (1 there). λ lets
+/// through changes that are larger in proportion, and a change costs by its square: with the number of changes, and of misses saved, growing
+/// as λ^a, divergence grows as λ^(a + 2), and prices meet where λ goes with the square root of misses saved by divergence.
+fn lambda_weights(prices: &[LayerPrice], except: &[usize]) -> Vec<f64> {
+    let kept = || prices.iter().filter(|price| !except.contains(&price.layer));
+    let ratio = |kl: f64, misses_saved: f64| if kl > 0.0 { misses_saved.max(0.0) / kl } else { f64::INFINITY };
+    let usual = ratio(kept().map(|price| price.kl).sum(), kept().map(|price| price.misses_saved).sum());
+    let mut weights = vec![1.0; prices.len()];
+    for price in kept() {
+        let weight = (ratio(price.kl, price.misses_saved) / usual).sqrt();
+        weights[price.layer] = if weight.is_nan() { 1.0 } else { weight.clamp(1.0 / MOST_WEIGHT, MOST_WEIGHT) };
+    }
+    weights
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +189,26 @@ mod tests {
         // The last one saves nothing, but costs next to nothing, too.
         assert_eq!(order(&[(0.003, 1.0), (0.012, 1.2), (0.002, 1.0), (0.001, -0.1)]), [1, 3, 0, 2]);
         assert_eq!(order(&[(0.001, 0.0), (0.002, 0.0)]), [1, 0]);
+    }
+
+    #[test]
+    fn layers_lean_more_where_it_is_cheap() {
+        let prices = |prices: &[(f64, f64)]| {
+            let prices = prices.iter().enumerate();
+            let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
+            dearest_first(prices.collect())
+        };
+        // The first three share 0.021 nats and 1.05 misses.
+        let five = prices(&[(0.016, 0.2), (0.004, 0.45), (0.001, 0.4), (0.9, 1.0), (0.0, 0.0)]);
+        let weights = lambda_weights(&five, &[3]);
+        let expected = [0.5, 1.5, 2.828_427_124_746_19, 1.0, MOST_WEIGHT];
+        assert!(weights.iter().zip(expected).all(|(one, other): (&f64, f64)| (one - other).abs() < 1e-12), "{weights:?}");
+        let policy = Family::cache_prior_by_layer(Some(1), &[3], &five).up_to(1).last().unwrap();
+        assert_eq!(policy.to_string(), "cache-prior:lambda=0.025:0.075:0.1414:0.05:0.2,j=1,except=3");
+        // Where nothing is saved there is nothing to lean for, and where nothing was measured nothing is known.
+        assert_eq!(lambda_weights(&prices(&[(0.01, -0.1), (0.01, 0.3)]), &[])[0], 1.0 / MOST_WEIGHT);
+        assert_eq!(lambda_weights(&prices(&[(0.0, 0.0), (0.0, 0.0)]), &[]), [1.0, 1.0]);
+        assert_eq!(lambda_weights(&prices(&[(0.1, 0.0), (0.2, 0.0)]), &[]), [1.0, 1.0]);
     }
 
     #[test]
