@@ -63,7 +63,20 @@ fn json_ends_with_one_object_that_repeats_the_text() {
     assert_eq!(summary["token_ids"].as_array().unwrap().len(), 16);
     assert_eq!(summary["stop_reason"], "max_tokens");
     assert_eq!(summary["prompt"]["tokens"], 5);
-    for field in ["version", "model", "isa", "io", "threads", "ctx", "memory_plan_bytes", "routing", "eviction"] {
+    for field in [
+        "version",
+        "model",
+        "kv",
+        "touch",
+        "start",
+        "isa",
+        "io",
+        "threads",
+        "ctx",
+        "memory_plan_bytes",
+        "routing",
+        "eviction",
+    ] {
         assert!(!summary[field].is_null(), "{field}");
     }
 }

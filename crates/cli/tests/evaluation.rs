@@ -34,6 +34,10 @@ fn results_are_kept_taken_up_again_and_compared() {
     let report = with(&["-o", &results]);
     assert_eq!((&report["questions"], &report["cut_prompts"]), (&Json::from(3), &Json::from(1)));
     assert_eq!((&report["routing"], &report["changed_selections"]), (&Json::from("original"), &Json::from(0)));
+    assert_eq!(
+        (&report["model"], &report["kv"], &report["start"]),
+        (&Json::from(&*model), &Json::from("f16"), &Json::from("empty"))
+    );
     assert!(refused(&[&eval[..], &["-o", &results]].concat(), 1).contains("--force"));
 
     // A run that was broken off after its first question.

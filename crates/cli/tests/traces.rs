@@ -81,6 +81,7 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
 
     let perplexity = ["perplexity", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "--json"];
     let measured = json(&stdout(folder, &[&perplexity[..], &["--capacity", "20"]].concat()));
+    assert_eq!((&measured["window"], &measured["touch"]), (&100.into(), &"strong-first".into()));
     let simulate = ["simulate", "-q", "@text.trace", "--routing-grid", "original;cache-prior:lambda=0.1..0.3/2"];
     let options =
         ["--capacity", "20,50%", "--eviction", "lru,lfu", "--flash-bandwidth", "1GB", "--compute-ms", "5", "--json"];

@@ -102,6 +102,7 @@ fn bad_policies_are_refused_with_what_is_allowed() {
         ("max-rank:m=-1", "routing max-rank: m `-1`"),
         ("max-rank:m= 8", "routing max-rank: m ` 8`"),
         ("cumulative:p=0.7x", "routing cumulative: p `0.7x`: allowed is a share from 0 to 1"),
+        ("cumulative:p=1.5", "routing cumulative: p `1.5`: allowed is a share from 0 to 1"),
         ("swap:rank=3", "routing swap: seed is missing"),
         ("swap", "routing swap: rank is missing"),
         ("prune:k=99999999999999999999", "routing prune: k `99999999999999999999`"),
@@ -127,7 +128,6 @@ fn parameters_must_fit_the_layer() {
         ("swap:rank=5,seed=1", "swap: rank is 5"),
         ("max-rank:m=61", "max-rank: m is 61, allowed is 0 to 60"),
         ("max-rank:j=61", "max-rank: j is 61"),
-        ("cumulative:p=1.01", "cumulative: p is 1.01, allowed is 0 to 1"),
         ("cumulative:j=61", "cumulative: j is 61"),
         ("cache-prior:j=61", "cache-prior: j is 61"),
     ];
@@ -138,7 +138,9 @@ fn parameters_must_fit_the_layer() {
     for lambda in [-0.1, f64::NAN, f64::INFINITY] {
         assert!(cache_prior(lambda, None).validate(60, 4).is_err(), "{lambda}");
     }
-    assert!(Policy::Cumulative(Cumulative { p: f64::NAN, j: None }).validate(60, 4).is_err());
+    for p in [-0.1, 1.01, f64::NAN] {
+        assert!(Policy::Cumulative(Cumulative { p, j: None }).validate(60, 4).is_err(), "{p}");
+    }
     assert!("prune".parse::<Policy>().unwrap().validate(60, 1).is_err(), "k = 0 must be said");
     assert!(matches!("prune:k=0".parse::<Policy>().unwrap().validate(60, 1), Ok(())));
 }

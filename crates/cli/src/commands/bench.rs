@@ -1,7 +1,7 @@
 //! `moce bench`: prompt and generation speed over several memory budgets, beside what the machine gives.
 
 use super::plan::{Machine, flash_rates};
-use super::{announce, model_context};
+use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, apply_profile, cache_folder, parse_budget,
     parse_capacity, parse_policies, positive,
@@ -136,8 +136,7 @@ pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
         Document { version: env!("CARGO_PKG_VERSION"), model: path.display().to_string(), replay, cells, machine };
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer_pretty(&mut output, &document)?;
-        writeln!(output)?;
+        write_json(&mut output, &document)?;
         return Ok(());
     }
     document.print(&mut output)?;

@@ -1,6 +1,6 @@
 //! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
 
-use super::open_engine;
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, with_default,
 };
@@ -13,6 +13,7 @@ use moce_lab::evaluation::{
     EvaluationHeader, EvaluationReport, Outcome, ResultFile, Shots, Task, TaskSource, evaluate, read_results,
 };
 use moce_lab::statistics::Interval;
+use serde::Serialize;
 use std::collections::HashSet;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -103,7 +104,12 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     // A comparison that fails costs no report.
     let compared =
         baseline.map_or(Ok(()), |(other, baseline)| report.compare((&header, &outcomes), (&other, &baseline)));
-    print(&report, global.json)?;
+    if global.json {
+        let document = Document { setting: Setting::of(&engine), report: &report };
+        write_json(&mut std::io::stdout().lock(), &document)?;
+    } else {
+        print(&report)?;
+    }
     Ok(compared?)
 }
 
@@ -146,12 +152,17 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
     Ok(task)
 }
 
-fn print(report: &EvaluationReport, json: bool) -> std::io::Result<()> {
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    setting: Setting,
+    #[serde(flatten)]
+    report: &'a EvaluationReport,
+}
+
+fn print(report: &EvaluationReport) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut output, report)?;
-        return writeln!(output);
-    }
     if report.per_subject.len() > 1 {
         for subject in &report.per_subject {
             let share = 100.0 * subject.accuracy;

@@ -1,5 +1,6 @@
 //! `moce inspect`: what is in a model file, from its headers alone. Also of architectures that moce does not run.
 
+use super::write_json;
 use crate::arguments::Global;
 use crate::{model_path, report};
 use clap::{Args, ValueHint};
@@ -40,8 +41,7 @@ pub(crate) fn run(arguments: &Inspect, global: &Global) -> anyhow::Result<()> {
                 .then(|| gguf.metadata().iter().map(|(key, value)| (key.to_owned(), describe(value))).collect()),
             tensors: arguments.tensors.then(|| gguf.tensors().map(TensorRow::new).collect()),
         };
-        serde_json::to_writer_pretty(&mut output, &document)?;
-        writeln!(output)?;
+        write_json(&mut output, &document)?;
         return Ok(());
     }
     overview.print(&mut output)?;

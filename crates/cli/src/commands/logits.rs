@@ -1,6 +1,6 @@
 //! `moce logits`: what the model expects after a text.
 
-use super::open_engine;
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt};
 use crate::report;
 use clap::{Args, ValueHint};
@@ -29,6 +29,8 @@ pub(crate) struct Logits {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(flatten)]
+    setting: Setting,
     prompt_ids: &'a [u32],
     /// The policy that the prompt was routed by.
     routing: String,
@@ -54,6 +56,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     let prompt_policy = &engine.routing().prompt_policy;
     if global.json {
         let report = Report {
+            setting: Setting::of(&engine),
             prompt_ids: &prompt,
             routing: prompt_policy.to_string(),
             replayed_routing,
@@ -62,8 +65,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
             miss_rate: counts.miss_rate(),
             logits,
         };
-        serde_json::to_writer(&mut output, &report)?;
-        writeln!(output)?;
+        write_json(&mut output, &report)?;
         return Ok(());
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -23,8 +23,38 @@ use moce_engine::routing::Policy;
 use moce_engine::{Engine, EngineOptions, packed};
 use moce_gguf::Gguf;
 use moce_lab::Profile;
+use serde::Serialize;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What text and figures depend on beside routing, capacity and eviction: a part of what `--json` prints.
+#[derive(Serialize)]
+struct Setting {
+    version: &'static str,
+    model: String,
+    kv: String,
+    touch: String,
+    start: String,
+}
+
+impl Setting {
+    fn of(engine: &Engine) -> Setting {
+        Setting {
+            version: env!("CARGO_PKG_VERSION"),
+            model: engine.path().display().to_string(),
+            kv: engine.plan().kv_type.to_string(),
+            touch: engine.routing().touch.to_string(),
+            start: engine.routing().start.to_string(),
+        }
+    }
+}
+
+/// Writes what `--json` prints: a document on a line.
+fn write_json(output: &mut impl Write, document: &(impl Serialize + ?Sized)) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *output, document)?;
+    writeln!(output)
+}
 
 /// Opens the model that a command was given and says in one line what runs.
 fn open_engine(

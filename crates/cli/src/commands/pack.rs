@@ -1,5 +1,6 @@
 //! `moce pack`: a model with each expert in one piece, ready for one instruction set.
 
+use super::write_json;
 use crate::arguments::Global;
 use crate::{interrupt, report};
 use anyhow::bail;
@@ -78,8 +79,7 @@ pub(crate) fn run(arguments: &PackArguments, global: &Global) -> anyhow::Result<
     };
     let mut stdout = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer(&mut stdout, &outcome)?;
-        writeln!(stdout)?;
+        write_json(&mut stdout, &outcome)?;
     } else if !global.quiet {
         let Outcome { file, file_bytes, isa, experts, seconds } = &outcome;
         let size = report::size(*file_bytes);

@@ -1,6 +1,6 @@
 //! `moce perplexity`: how well a model predicts a text.
 
-use super::open_engine;
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, Recording, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Scoring, with_default,
 };
@@ -9,6 +9,7 @@ use clap::{Args, ValueHint};
 use moce_engine::Session;
 use moce_lab::statistics::Interval;
 use moce_lab::{DivergenceReport, PerplexityReport, perplexity_in};
+use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -51,16 +52,32 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     bar.finish_and_clear();
     report.replayed_routing = replayed;
     arguments.recording.finish(&mut session)?;
-    print(&report, global.json)?;
+    if global.json {
+        let options = arguments.scoring.options();
+        let document =
+            Document { setting: Setting::of(&engine), window: options.window, bos: options.bos, report: &report };
+        write_json(&mut std::io::stdout().lock(), &document)?;
+    } else {
+        print(&report)?;
+    }
     Ok(())
 }
 
-fn print(report: &PerplexityReport, json: bool) -> std::io::Result<()> {
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    setting: Setting,
+    /// Tokens predicted a window.
+    window: usize,
+    /// Whether every window begins with the BOS token.
+    bos: bool,
+    #[serde(flatten)]
+    report: &'a PerplexityReport,
+}
+
+fn print(report: &PerplexityReport) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut output, report)?;
-        return writeln!(output);
-    }
     writeln!(output, "perplexity per token  {:.4}  ({} tokens)", report.perplexity, report.tokens)?;
     let per_word = report.word_perplexity.map_or("-".to_owned(), |perplexity| format!("{perplexity:.4}"));
     writeln!(output, "perplexity per word   {per_word}  ({} words)", report.words)?;

@@ -1,6 +1,6 @@
 //! `moce plan`: what a model needs in memory, line by line, and how fast it will be on this machine.
 
-use super::model_context;
+use super::{model_context, write_json};
 use crate::arguments::{Global, ModelOptions, RoutingPrompt, parse_share};
 use crate::{model_path, report, size};
 use clap::{Args, ValueHint};
@@ -48,8 +48,7 @@ pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<()> {
     let document = Document::new(&path.display().to_string(), &plan, machine, arguments.miss_rate);
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer_pretty(&mut output, &document)?;
-        writeln!(output)?;
+        write_json(&mut output, &document)?;
         return Ok(());
     }
     document.print(&mut output)?;

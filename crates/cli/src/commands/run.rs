@@ -1,6 +1,6 @@
 //! `moce run`: generates text from a prompt.
 
-use super::open_engine;
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
 use crate::report::usage;
 use crate::status::{PromptProgress, Status};
@@ -131,8 +131,7 @@ impl Run {
 fn write_piece(output: &mut impl Write, piece: &Piece<'_>, json: bool) -> std::io::Result<()> {
     if json {
         if !piece.text.is_empty() {
-            serde_json::to_writer(&mut *output, &PieceLine::new(piece))?;
-            writeln!(output)?;
+            write_json(&mut *output, &PieceLine::new(piece))?;
         }
     } else {
         output.write_all(piece.text.as_bytes())?;
@@ -221,8 +220,8 @@ impl<'a> PieceLine<'a> {
 /// The last line of JSON output.
 #[derive(Serialize)]
 struct Summary<'a> {
-    version: &'static str,
-    model: String,
+    #[serde(flatten)]
+    setting: Setting,
     isa: &'static str,
     io: &'a str,
     threads: usize,
@@ -314,8 +313,7 @@ impl<'a> Summary<'a> {
         counts += generation.generation.counts;
         let tokens = generation.prompt.tokens + generation.generation.tokens;
         Summary {
-            version: env!("CARGO_PKG_VERSION"),
-            model: engine.path().display().to_string(),
+            setting: Setting::of(engine),
             isa: engine.cpu().isa().name(),
             io: engine.flash(),
             threads: engine.cpu().threads(),

@@ -1,6 +1,7 @@
 //! `moce simulate`: what caches and policies would do with a recorded trace.
 
 use super::trace::open_trace;
+use super::write_json;
 use crate::arguments::{
     Global, Policies, RoutingPrompt, STUDY_CAPACITY, parse_capacity, parse_policies, parse_routing, parse_start,
     positive,
@@ -107,8 +108,7 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
     }
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer(&mut output, &report)?;
-        writeln!(output)?;
+        write_json(&mut output, &report)?;
     } else {
         print(&report, &mut output)?;
     }
@@ -185,7 +185,7 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
     write!(output, "  {:>8}  {:>9}", "lifetime", "changed %")?;
     writeln!(output, "{}", if report.timing.is_some() { "  tokens/s" } else { "" })?;
     for cell in cells {
-        let SimulatedPhase { hit_rate, miss_rate, misses_per_token, bytes_per_token, .. } = cell.total;
+        let SimulatedPhase { hit_rate, miss_rate, misses_per_token, logical_bytes_per_token, .. } = cell.total;
         write!(
             output,
             "{:routing_width$}  {:eviction_width$}  {:>16}  {:>7.2}  {:>7.2}  {:>12.3}  {:>11}",
@@ -195,7 +195,7 @@ fn print(report: &SimulationReport, output: &mut impl Write) -> std::io::Result<
             100.0 * hit_rate,
             100.0 * miss_rate,
             misses_per_token,
-            report::size(bytes_per_token as u64),
+            report::size(logical_bytes_per_token as u64),
         )?;
         if both {
             write!(output, "  {:>14.2}", 100.0 * cell.generation.hit_rate)?;

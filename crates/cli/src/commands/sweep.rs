@@ -1,7 +1,7 @@
 //! `moce sweep`: perplexity and misses over a grid of policies and capacities, with a report; `moce sweep merge` joins shards.
 
 use super::simulate::parse_time;
-use super::{announce, model_context};
+use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, Policies, STUDY_CAPACITY_TEXT, Scoring, WrittenCapacity, parse_budget, parse_policies,
     parse_written_capacity,
@@ -137,8 +137,7 @@ fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
 fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer_pretty(&mut output, rows)?;
-        writeln!(output)?;
+        write_json(&mut output, rows)?;
         return Ok(());
     }
     writeln!(

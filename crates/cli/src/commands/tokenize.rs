@@ -1,5 +1,6 @@
 //! `moce tokenize`: text to token ids and back, from the vocabulary in a model file.
 
+use super::write_json;
 use crate::arguments::Global;
 use crate::model_path;
 use anyhow::{Context, bail};
@@ -50,8 +51,7 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
         let ids = read_ids(&text, tokenizer.vocabulary_size())?;
         let text = String::from_utf8_lossy(&tokenizer.decode(&ids, ControlTokens::Show)?).into_owned();
         if global.json {
-            serde_json::to_writer(&mut output, &text)?;
-            writeln!(output)?;
+            write_json(&mut output, &text)?;
         } else {
             output.write_all(text.as_bytes())?;
             if !text.ends_with('\n') {
@@ -63,8 +63,7 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
     let ids = tokenizer.encode(&text, SpecialTokens::Parse)?;
     if global.json {
         let tokens: Vec<Token> = ids.iter().map(|&id| Token { id, piece: piece(&tokenizer, id) }).collect();
-        serde_json::to_writer(&mut output, &tokens)?;
-        writeln!(output)?;
+        write_json(&mut output, &tokens)?;
     } else if arguments.ids {
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
         writeln!(output, "{}", ids.join(" "))?;

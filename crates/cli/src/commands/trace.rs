@@ -1,6 +1,6 @@
 //! `moce trace`: records what routers say, and looks into what was recorded.
 
-use super::open_engine;
+use super::{open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Sampling, positive, with_default,
 };
@@ -172,8 +172,7 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let recorded = Recorded::new(tokens, &session, &arguments.output);
     if global.json {
         let mut output = std::io::stdout().lock();
-        serde_json::to_writer(&mut output, &recorded)?;
-        writeln!(output)?;
+        write_json(&mut output, &recorded)?;
     } else if !global.quiet {
         report::say(report::dim(&recorded.line()));
     }
@@ -254,8 +253,7 @@ fn info(arguments: &Info, global: &Global) -> anyhow::Result<()> {
     let info = trace_info(open_trace(&arguments.trace)?).with_context(|| arguments.trace.display().to_string())?;
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer(&mut output, &info)?;
-        writeln!(output)?;
+        write_json(&mut output, &info)?;
         return Ok(());
     }
     print(&info, &mut output)?;

@@ -1,6 +1,6 @@
 //! `moce tune`: the policy with the fewest misses within a stated loss, as a profile.
 
-use super::{announce, model_context};
+use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
 };
@@ -82,8 +82,7 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
         .and_then(|()| Ok(trials.discard()?));
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer_pretty(&mut output, &profile)?;
-        writeln!(output)?;
+        write_json(&mut output, &profile)?;
         return saved;
     }
     let measured = &profile.measured;

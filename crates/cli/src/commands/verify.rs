@@ -1,5 +1,6 @@
 //! `moce verify`: whether a model file is whole, by reading every byte of it once.
 
+use super::write_json;
 use crate::arguments::Global;
 use crate::{interrupt, model_path, report};
 use anyhow::bail;
@@ -66,8 +67,7 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<()> {
     };
     let mut output = std::io::stdout().lock();
     if global.json {
-        serde_json::to_writer(&mut output, &document)?;
-        writeln!(output)?;
+        write_json(&mut output, &document)?;
     } else {
         for Place { file, offset, what } in &document.damage {
             writeln!(output, "{file}: byte {offset}: {what}")?;

@@ -56,7 +56,7 @@ pub struct SimulatedCell {
     /// Standard deviation of that.
     pub lifetime_std: Option<f64>,
     /// Stays that had not ended.
-    pub still_cached: Option<u64>,
+    pub lifetimes_still_cached: Option<u64>,
     /// The model's own choices that did not run; unknown where the recorded choices of another
     /// policy are simulated as they are.
     pub changed_selections: Option<u64>,
@@ -84,8 +84,8 @@ pub struct SimulatedPhase {
     pub miss_rate: f64,
     /// misses / tokens
     pub misses_per_token: f64,
-    /// Bytes of the missed experts, a token.
-    pub bytes_per_token: f64,
+    /// Bytes of the missed experts, a token, whatever would be read.
+    pub logical_bytes_per_token: f64,
     /// Under the model of time, where one was given and there are tokens.
     pub tokens_per_second: Option<f64>,
 }
@@ -122,7 +122,7 @@ impl SimulatedCell {
             total: SimulatedPhase::new(&total, tokens[0] + tokens[1], timing),
             lifetime_mean: lifetimes.map(|lifetimes| lifetimes.mean()),
             lifetime_std: lifetimes.map(|lifetimes| lifetimes.standard_deviation()),
-            still_cached: lifetimes.map(|lifetimes| lifetimes.still_cached),
+            lifetimes_still_cached: lifetimes.map(|lifetimes| lifetimes.still_cached),
             changed_selections: name.knows_own_choices.then_some(total.counts.changed),
             changed_share: name.knows_own_choices.then(|| total.counts.changed_share()),
             top_j_kept: (total.counts.strongest > 0).then(|| total.counts.top_kept()),
@@ -134,8 +134,8 @@ impl SimulatedPhase {
     fn new(tally: &PhaseTally, tokens: u64, timing: Option<&TimingModel>) -> SimulatedPhase {
         let PhaseTally { counts, bytes, waiting } = tally;
         let a_token = |number: u64| if tokens == 0 { 0.0 } else { number as f64 / tokens as f64 };
-        let bytes_per_token = a_token(*bytes);
-        let speed = |timing: &TimingModel| timing.tokens_per_second(bytes_per_token, a_token(*waiting));
+        let logical_bytes_per_token = a_token(*bytes);
+        let speed = |timing: &TimingModel| timing.tokens_per_second(logical_bytes_per_token, a_token(*waiting));
         SimulatedPhase {
             tokens,
             selections: counts.selections,
@@ -144,7 +144,7 @@ impl SimulatedPhase {
             hit_rate: counts.hit_rate(),
             miss_rate: counts.miss_rate(),
             misses_per_token: a_token(counts.misses),
-            bytes_per_token,
+            logical_bytes_per_token,
             tokens_per_second: timing.filter(|_| tokens > 0).map(speed),
         }
     }

@@ -202,7 +202,10 @@ mod tests {
         let five = prices(&[(0.016, 0.2), (0.004, 0.45), (0.001, 0.4), (0.9, 1.0), (0.0, 0.0)]);
         let weights = lambda_weights(&five, &[3]);
         let expected = [0.5, 1.5, 2.828_427_124_746_19, 1.0, MOST_WEIGHT];
-        assert!(weights.iter().zip(expected).all(|(one, other): (&f64, f64)| (one - other).abs() < 1e-12), "{weights:?}");
+        assert!(
+            weights.iter().zip(expected).all(|(one, other): (&f64, f64)| (one - other).abs() < 1e-12),
+            "{weights:?}"
+        );
         let policy = Family::cache_prior_by_layer(Some(1), &[3], &five).up_to(1).last().unwrap();
         assert_eq!(policy.to_string(), "cache-prior:lambda=0.025:0.075:0.1414:0.05:0.2,j=1,except=3");
         // Where nothing is saved there is nothing to lean for, and where nothing was measured nothing is known.

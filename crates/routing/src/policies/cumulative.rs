@@ -27,7 +27,11 @@ impl Default for Cumulative {
 
 impl Cumulative {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
-        let p = spec.ratio("p", "a share from 0 to 1, or in percent")?.unwrap_or(Self::default().p);
+        let allowed = "a share from 0 to 1, or in percent";
+        let p = spec.ratio("p", allowed)?.unwrap_or(Self::default().p);
+        if p > 1.0 {
+            return Err(spec.error("p", &p.to_string(), allowed));
+        }
         let j = spec.whole("j", "a whole number from 0 to the layer's experts")?;
         spec.finish("p, j, except")?;
         Ok(Self { p, j })
