@@ -317,6 +317,29 @@ At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. Wi
 That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}.{public_part(found)}"""
 
 
+def leaning_evictions_part(found, facts):
+    rows = [row for row in found["capacity"] if row["capacity"] == "50%"] + found["evictions-fast"]
+    body, least = [], original(rows)
+    for eviction in dict.fromkeys(row["eviction"] for row in rows):
+        of_it = [row for row in rows if row["eviction"] == eviction]
+        base, leaning = original(of_it), fast(of_it)
+        least = min(least, leaning, key=lambda row: row["miss_rate"])
+        body.append((
+            eviction, percent(base["miss_rate"], 2), percent(leaning["miss_rate"], 2), fewer(leaning, base), fewer(leaning, original(rows)),
+            rise(leaning), of_experts(found, leaning), percent(leaning["changed_share"]), f"{leaning['lifetime_mean']:.1f}",
+        ))  # fmt: skip
+    columns = ["eviction", "misses, original", "misses, `fast`", "gone", "of LRU's", "rise (95 %)", "of the experts", "choices changed", "lifetime"]
+    best = "LRU stays the best" if least["eviction"] == "lru" else f"`{least['eviction']}` misses least"
+    return f"""## Evictions under cache-aware routing
+
+What is evicted is what leaning then leans away from. `fast` with half of the experts cached, on the first {rows[0]['tokens']:,} tokens; *gone*: of the misses of original
+routing with the same eviction, and of those with LRU.
+
+{table(columns, body)}
+
+Under `fast` {best} here."""
+
+
 def simulated_part(found, facts):
     """Misses on a trace that does not react beside those of runs."""
     if not found["simulated"]:
@@ -608,7 +631,7 @@ misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *rea
 
 
 PARTS = [
-    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, layers_part, evictions_part, simulated_part, ranks_part, touch_part,
+    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, layers_part, evictions_part, leaning_evictions_part, simulated_part, ranks_part, touch_part,
     start_part, long_part, tasks_part, speed_part,
 ]  # fmt: skip
 
