@@ -136,5 +136,7 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     stdout(folder, &[&warm[..], &["--record-routing", "@warm.trace"]].concat());
     let start = |trace: &str| json(&stdout(folder, &["trace", "info", trace, "--json"]))["start"].clone();
     assert_eq!(start("@lossy.trace"), "empty");
-    assert_ne!(start("@warm.trace"), "empty");
+    assert_eq!(start("@warm.trace"), "given");
+    let summary = stdout(folder, &[&warm[..], &["--json"]].concat());
+    assert_eq!(json(summary.lines().last().unwrap())["start"], "given");
 }

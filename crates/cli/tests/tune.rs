@@ -176,7 +176,7 @@ fn progress_tells_what_is_tried_and_a_reader_that_goes_away_costs_no_profile() {
     let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
     // Two layers are priced, then the dearest is left out, and each has a λ of its own.
     assert_eq!(said.matches("alone: ").count(), 2, "{said}");
-    let mut lambdas = said.split("lambda=").skip(1).filter_map(|behind| behind.split(',').next());
+    let mut lambdas = said.split("lambda=").skip(1).filter_map(|behind| behind.split([',', '\n']).next());
     assert!(lambdas.any(|lambda| lambda.contains(':')), "{said}");
     assert!(said.contains("leaning in layer  1 alone: ") && said.contains(",except="), "{said}");
     std::fs::remove_file(at("profile")).unwrap();

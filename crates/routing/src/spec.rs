@@ -49,12 +49,6 @@ impl<'a> Spec<'a> {
         number.map(Some).ok_or_else(|| self.error(key, text, allowed))
     }
 
-    /// A ratio such as `0.15` or `15%`, if given.
-    pub(crate) fn ratio(&mut self, key: &str, allowed: &str) -> Result<Option<f64>, Error> {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        ratio(text).map(Some).ok_or_else(|| self.error(key, text, allowed))
-    }
-
     /// The error for a missing parameter.
     pub(crate) fn missing(&self, key: &str, allowed: &str) -> Error {
         Error::Missing { option: format!("{} {}: {key}", self.option, self.name), allowed: allowed.to_owned() }

@@ -102,7 +102,7 @@ fn bad_policies_are_refused_with_what_is_allowed() {
         ("max-rank:m=-1", "routing max-rank: m `-1`"),
         ("max-rank:m= 8", "routing max-rank: m ` 8`"),
         ("cumulative:p=0.7x", "routing cumulative: p `0.7x`: allowed is a share from 0 to 1"),
-        ("cumulative:p=1.5", "routing cumulative: p `1.5`: allowed is a share from 0 to 1"),
+        ("cumulative:p=150%", "routing cumulative: p `150%`: allowed is a share from 0 to 1"),
         ("swap:rank=3", "routing swap: seed is missing"),
         ("swap", "routing swap: rank is missing"),
         ("prune:k=99999999999999999999", "routing prune: k `99999999999999999999`"),

@@ -101,8 +101,8 @@ pub(crate) enum Command {
     /// Find the routing with the fewest misses within a stated loss of quality, and write a profile
     #[command(
         after_help = "Examples:\n  moce tune -f text.txt --max-loss 1% -o demo.profile\n  moce run --profile demo.profile -p \"Once\"\n\n\
-        Parameters, and layers that keep the model's own choice because leaning costs too much there, are chosen on the first half of\n\
-        the text and accepted by the second."
+        Parameters, layers that keep the model's own choice because leaning costs too much there, and a λ for each of the others are\n\
+        chosen on the first half of the text and accepted by the second."
     )]
     Tune(Tune),
     /// Record what routers say, and look into what was recorded

@@ -78,8 +78,10 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     interrupt::listen();
 
     let mut session = Session::new(&engine)?;
+    let mut setting = Setting::of(&engine);
     if let Some(path) = arguments.cache_state.as_deref().filter(|path| path.exists()) {
         session.warm_start(&CacheState::read(path)?)?;
+        setting.start = "given".to_owned();
     }
     let replayed = arguments.recording.attach(replay, &mut session, global.quiet)?;
     let mut sampler = Sampler::new(sampling, engine.hyperparameters().vocabulary)?;
@@ -105,7 +107,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let recorded = arguments.recording.finish(&mut session);
     written?;
     if global.json {
-        serde_json::to_writer(&mut output, &Summary::new(&engine, &generation, seed, replayed.as_deref()))?;
+        serde_json::to_writer(&mut output, &Summary::new(setting, &engine, &generation, seed, replayed.as_deref()))?;
     }
     writeln!(output)?;
     output.flush()?;
@@ -308,12 +310,18 @@ impl PhaseSummary {
 }
 
 impl<'a> Summary<'a> {
-    fn new(engine: &'a Engine, generation: &'a Generation, seed: u64, replayed: Option<&'a str>) -> Summary<'a> {
+    fn new(
+        setting: Setting,
+        engine: &'a Engine,
+        generation: &'a Generation,
+        seed: u64,
+        replayed: Option<&'a str>,
+    ) -> Summary<'a> {
         let mut counts = generation.prompt.counts;
         counts += generation.generation.counts;
         let tokens = generation.prompt.tokens + generation.generation.tokens;
         Summary {
-            setting: Setting::of(engine),
+            setting,
             isa: engine.cpu().isa().name(),
             io: engine.flash(),
             threads: engine.cpu().threads(),

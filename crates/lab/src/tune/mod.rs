@@ -197,7 +197,7 @@ impl Workbench<'_> {
         Ok((policies, capacity))
     }
 
-    /// Looks for J and layers to leave out of cache-prior, first with one λ, then with each layer's own.
+    /// Looks for J and layers to leave out of cache-prior with one λ, then, with these, for a λ of each layer's own.
     fn best_cache_priors(
         &mut self,
         original: &PerplexityReport,
@@ -208,17 +208,17 @@ impl Workbench<'_> {
         let dearest: Vec<usize> = prices.iter().map(|price| price.layer).collect();
         let doubled = std::iter::successors(Some(1), |layers| Some(2 * layers)).take_while(|&n| n < dearest.len());
         let counts: Vec<usize> = std::iter::once(0).chain(doubled).collect();
-        let (j, except, with_one) = search::fewest_misses(usual, &counts, &mut |j, layers| {
+        let (j, except, uniform) = search::fewest_misses(usual, &counts, &mut |j, layers| {
             let (j, except) = ((j < usual).then_some(j), &dearest[..layers]);
             let family = Family::cache_prior(j, except);
             let within = self.within_limit(&family, original)?;
             Ok((within.misses_at_limit, (j, except, (within, family))))
         })?;
         if prices.is_empty() {
-            return Ok(vec![with_one]);
+            return Ok(vec![uniform]);
         }
         let family = Family::cache_prior_by_layer(j, except, prices);
-        Ok(vec![with_one, (self.within_limit(&family, original)?, family)])
+        Ok(vec![uniform, (self.within_limit(&family, original)?, family)])
     }
 
     fn within_limit(&mut self, family: &Family, original: &PerplexityReport) -> Result<Within, Error> {

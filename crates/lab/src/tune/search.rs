@@ -162,15 +162,19 @@ const MOST_WEIGHT: f64 = 4.0;
 
 /// What λ is multiplied by in each layer, so that another saved miss costs about the same in all that are not in `except` (1 there). λ lets
 /// through changes that are larger in proportion, and a change costs by its square: with the number of changes, and of misses saved, growing
-/// as λ^a, divergence grows as λ^(a + 2), and prices meet where λ goes with the square root of misses saved by divergence.
+/// as λ^a, divergence grows as λ^(a + 2), and prices meet where λ goes with the square root of misses saved by divergence. 1 everywhere if
+/// leaning costs or saves nothing on the whole.
 fn lambda_weights(prices: &[LayerPrice], except: &[usize]) -> Vec<f64> {
     let kept = || prices.iter().filter(|price| !except.contains(&price.layer));
-    let ratio = |kl: f64, misses_saved: f64| if kl > 0.0 { misses_saved.max(0.0) / kl } else { f64::INFINITY };
-    let usual = ratio(kept().map(|price| price.kl).sum(), kept().map(|price| price.misses_saved).sum());
+    let sum = |of: fn(&LayerPrice) -> f64| kept().map(of).sum::<f64>();
+    let (kl, misses_saved) = (sum(|price| price.kl), sum(|price| price.misses_saved));
     let mut weights = vec![1.0; prices.len()];
+    if kl <= 0.0 || misses_saved <= 0.0 {
+        return weights;
+    }
     for price in kept() {
-        let weight = (ratio(price.kl, price.misses_saved) / usual).sqrt();
-        weights[price.layer] = if weight.is_nan() { 1.0 } else { weight.clamp(1.0 / MOST_WEIGHT, MOST_WEIGHT) };
+        let share = (price.misses_saved.max(0.0) / misses_saved) / (price.kl.max(f64::MIN_POSITIVE) / kl);
+        weights[price.layer] = share.sqrt().clamp(1.0 / MOST_WEIGHT, MOST_WEIGHT);
     }
     weights
 }
@@ -198,20 +202,22 @@ mod tests {
             let prices = prices.map(|(layer, &(kl, misses_saved))| LayerPrice { layer, kl, misses_saved });
             dearest_first(prices.collect())
         };
-        // The first three share 0.021 nats and 1.05 misses.
+        // The first three share 0.021 nats and 1.05 misses; the last one saves nothing, so there is nothing to lean for.
         let five = prices(&[(0.016, 0.2), (0.004, 0.45), (0.001, 0.4), (0.9, 1.0), (0.0, 0.0)]);
         let weights = lambda_weights(&five, &[3]);
-        let expected = [0.5, 1.5, 2.828_427_124_746_19, 1.0, MOST_WEIGHT];
+        let expected = [0.5, 1.5, 2.828_427_124_746_19, 1.0, 1.0 / MOST_WEIGHT];
         assert!(
             weights.iter().zip(expected).all(|(one, other): (&f64, f64)| (one - other).abs() < 1e-12),
             "{weights:?}"
         );
         let policy = Family::cache_prior_by_layer(Some(1), &[3], &five).up_to(1).last().unwrap();
-        assert_eq!(policy.to_string(), "cache-prior:lambda=0.025:0.075:0.1414:0.05:0.2,j=1,except=3");
-        // Where nothing is saved there is nothing to lean for, and where nothing was measured nothing is known.
-        assert_eq!(lambda_weights(&prices(&[(0.01, -0.1), (0.01, 0.3)]), &[])[0], 1.0 / MOST_WEIGHT);
-        assert_eq!(lambda_weights(&prices(&[(0.0, 0.0), (0.0, 0.0)]), &[]), [1.0, 1.0]);
-        assert_eq!(lambda_weights(&prices(&[(0.1, 0.0), (0.2, 0.0)]), &[]), [1.0, 1.0]);
+        assert_eq!(policy.to_string(), "cache-prior:lambda=0.025:0.075:0.1414:0.05:0.0125,j=1,except=3");
+        let weights = |two: &[(f64, f64)]| lambda_weights(&prices(two), &[]);
+        assert_eq!(weights(&[(0.01, -0.1), (0.0, 0.3)]), [1.0 / MOST_WEIGHT, MOST_WEIGHT]);
+        // Where leaning costs or saves nothing on the whole, no layer is known to be better than another.
+        for two in [[(0.0, 0.0), (0.0, 0.1)], [(0.1, 0.0), (0.2, 0.0)], [(0.1, -0.2), (0.2, 0.1)]] {
+            assert_eq!(weights(&two), [1.0, 1.0]);
+        }
     }
 
     #[test]

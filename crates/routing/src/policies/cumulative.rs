@@ -7,7 +7,7 @@ use super::max_rank::promote;
 use super::{Rule, Token, parameter_error, protected, validate_protected};
 use crate::ranking::rank;
 use crate::softmax::softmax;
-use crate::spec::Spec;
+use crate::spec::{Spec, ratio};
 use crate::{Error, Policy};
 
 /// Parameters of `cumulative`.
@@ -28,10 +28,10 @@ impl Default for Cumulative {
 impl Cumulative {
     pub(super) fn parse(spec: &mut Spec<'_>) -> Result<Self, Error> {
         let allowed = "a share from 0 to 1, or in percent";
-        let p = spec.ratio("p", allowed)?.unwrap_or(Self::default().p);
-        if p > 1.0 {
-            return Err(spec.error("p", &p.to_string(), allowed));
-        }
+        let p = match spec.text("p") {
+            None => Self::default().p,
+            Some(text) => ratio(text).filter(|p| *p <= 1.0).ok_or_else(|| spec.error("p", text, allowed))?,
+        };
         let j = spec.whole("j", "a whole number from 0 to the layer's experts")?;
         spec.finish("p, j, except")?;
         Ok(Self { p, j })
