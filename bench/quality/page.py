@@ -127,9 +127,17 @@ def short_part(found, facts):
     rows, experts = found["main"], facts["experts"]
     base, row, alone = original(rows), fast(rows), by_routing(rows)[NO_EXPERTS]
     choices = experts["per_token"] * experts["layers"]
+    tuned, slow = found["tuned"], found["speed"] and found["speed"]["slow"]
+    speed = ""
+    if slow:
+        own, policy = (slow[name]["generation"]["tokens_per_second"]["median"] for name in ("original", "policy"))
+        speed = (
+            f" A full-size model half of whose experts are\ncached then generates {policy / own:.1f} times as fast from flash that "
+            f"reads {slow['megabytes']} MB/s ([Speed](#speed))."
+        )
     return f"""**In short**, half of the experts cached, the whole test text: `fast` misses {percent(row['miss_rate'])} of the choices instead of {percent(base['miss_rate'])}
 ({fewer(row, base)} of the misses are gone) at {rise(row)} perplexity, {of_experts(found, row)} of what the routed experts bring at all. Experts stay
-cached for {row['lifetime_mean']:.0f} tokens instead of {base['lifetime_mean']:.0f}.
+cached for {row['lifetime_mean']:.0f} tokens instead of {base['lifetime_mean']:.0f}. What `moce tune` chose on other text misses {percent(tuned['miss_rate'])} ({fewer(tuned, base)} gone) at {rise(tuned)}.{speed}
 
 **How much the routed experts matter**: without any of them (`{NO_EXPERTS}`) the perplexity is {alone['perplexity']:.2f} instead of {base['perplexity']:.2f},
 {percent(alone['perplexity_rise'], 0, True)}. *Of the experts* in the tables: what a policy loses, in nats a token, as a share of that on the same text.
@@ -174,7 +182,7 @@ context), half of the experts cached ({experts // 2} of {experts}), LRU, the pol
 Misses by layer; white: none, dark: all.
 
 `moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (policies
-that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected, and with λ set layer by layer to what leaning costs there; capacities by layer), as many of the second to accept one. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
+that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected, and with λ set layer by layer by what leaning costs there; capacities by layer), as many of the second to accept one. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
 costs {rise(tuned)}, {of_experts(found, tuned)} of the experts: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned['kl_interval'], 4, 1)}), the same likeliest token in
 {percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)})."""
     if found["three-quarters"]:
@@ -318,7 +326,7 @@ That `score` should beat LRU was expected; here it {"does" if rate("score:memory
 
 
 def leaning_evictions_part(found, facts):
-    rows = [row for row in found["capacity"] if row["capacity"] == "50%"] + found["evictions-fast"]
+    rows = [row for row in found["capacity"] if row["capacity"] == "50%"] + found["other-evictions"]
     body, least = [], min((row for row in rows if row["routing"] == FAST), key=lambda row: row["miss_rate"])
     for eviction in dict.fromkeys(row["eviction"] for row in rows):
         of_it = [row for row in rows if row["eviction"] == eviction]

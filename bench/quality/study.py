@@ -170,7 +170,9 @@ def quality(study):
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
     found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
     found["touch"] = study.sweep("touch", "balanced;fast", "--touch", "weak-first", limit=limit)
-    found["evictions-fast"] = study.sweep("evictions-fast", "fast", "--eviction", "lfu:memory=256,s3fifo,score:memory=32", limit=limit)
+    found["other-evictions"] = []
+    for eviction in ("lfu:memory=256", "s3fifo", "score:memory=32"):
+        found["other-evictions"] += study.sweep(f"eviction-{eviction.split(':')[0]}", "fast", "--eviction", eviction, limit=limit)
     for start in ("first", "random:1"):
         name = f"start-{start.split(':')[0]}"
         found[name] = study.sweep(name, "fast", "--start", start, limit=limit)
