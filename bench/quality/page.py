@@ -57,6 +57,17 @@ def label(routing):
     return f"{routing} ({NAMES[routing]})" if routing in NAMES else routing
 
 
+def overlap(one, other):
+    """Whether the intervals of two rises do."""
+    (a, b) = (row["perplexity_rise_interval"] for row in (one, other))
+    return a["low"] <= b["high"] and b["low"] <= a["high"]
+
+
+def points(value, base):
+    """The difference of two shares as their tables show them, in points."""
+    return round(100 * value, 2) - round(100 * base, 2)
+
+
 def rise(row):
     if row["routing"] == "original":
         return "—"
@@ -127,27 +138,50 @@ def short_part(found, facts):
     rows, experts = found["main"], facts["experts"]
     base, row, alone = original(rows), fast(rows), by_routing(rows)[NO_EXPERTS]
     choices = experts["per_token"] * experts["layers"]
-    tuned, slow = found["tuned"], found["speed"] and found["speed"]["slow"]
-    speed = ""
-    if slow:
-        own, policy = (slow[name]["generation"]["tokens_per_second"]["median"] for name in ("original", "policy"))
-        speed = (
-            f" A full-size model half of whose experts are\ncached then generates {policy / own:.1f} times as fast from flash that "
-            f"reads {slow['megabytes']} MB/s ([Speed](#speed))."
-        )
-    return f"""**In short**, half of the experts cached, the whole test text: `fast` misses {percent(row['miss_rate'])} of the choices instead of {percent(base['miss_rate'])}
-({fewer(row, base)} of the misses are gone) at {rise(row)} perplexity, {of_experts(found, row)} of what the routed experts bring at all. Experts stay
-cached for {row['lifetime_mean']:.0f} tokens instead of {base['lifetime_mean']:.0f}. What `moce tune` chose on other text misses {percent(tuned['miss_rate'])} ({fewer(tuned, base)} gone) at {rise(tuned)}.{speed}
+    tuned = found["tuned"]
+    names = {"original": "`original`: the model's own choice", FAST: "`fast`", tuned["routing"]: f"`{tuned['routing']}`: what `moce tune` chose on other text"}
+    shown = [base, *(line for line in ordered(rows) if line["routing"] in NAMES), tuned]
+    body = [
+        (names.get(line["routing"], NAMES.get(line["routing"])), percent(line["miss_rate"]), fewer(line, base), rise(line), of_experts(found, line), percent(line["changed_share"]))
+        for line in shown
+    ]  # fmt: skip
+    agreement = fast(found["divergence"])["top1_agreement"]
+    return f"""Cache-aware routing lets experts in memory take the place of some of the router's weaker choices: fewer reads from flash, another text. **In short**, with
+half of the experts cached, on the whole test text:
+
+{table(["routing", "misses", "misses gone", "perplexity (95 %)", "of the experts", "choices changed"], body)}
+
+Under `fast` the likeliest token is another one in {percent(1 - agreement)} of the cases.{speed_in_short(found)}
+
+Keep in mind: the model is small ({facts["parameters"] / 1e6:.0f} million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); one text; and
+windows of one article are not independent, so that intervals may be a little narrow.
 
 **How much the routed experts matter**: without any of them (`{NO_EXPERTS}`) the perplexity is {alone['perplexity']:.2f} instead of {base['perplexity']:.2f},
 {percent(alone['perplexity_rise'], 0, True)}. *Of the experts* in the tables: what a policy loses, in nats a token, as a share of that on the same text.
 
+**The policies** ([exactly](METHOD.md#policies)). *cache-prior*, the paper's method: cached experts get a bonus of λ times the usual range of the scores. *max-rank*: cached ones
+among the m best go first. *cumulative*: the same among the best that hold the share p of the probability. *drop-cold*: what is not cached is left out. *prune*: only
+the k best run. *J*: the strongest choices, which always run. *except*: layers that keep the model's own choice. `balanced` and `fast` are cache-prior
+with λ 0.1 and 0.2.
+
 **How to read the tables.** *Misses*: of the {experts['per_token']} choices of each token and layer the share whose expert was not cached; *a token*: the same out of
 {experts['per_token']} · {experts['layers']} = {choices}. Policies that run fewer experts (prune, drop-cold) are measured by all {choices}, too: part of what they save is that they ask for less.
 *Misses gone*: against original routing with LRU and a cache of the same size. *Choices changed*: the model's own choices that did not run.
-*Lifetime*: tokens from an expert's entry to its eviction, on average; stays that a window's end cuts off count as far as they got. *Rise*: of
-perplexity above original routing on the same windows, in brackets its 95 % interval by paired bootstrap over windows (expanded percentiles). *J*: the strongest
-choices, which always run. Where a section says "the first tokens", they are easier than the text as a whole: compare within a table."""
+*Lifetime*: tokens from an expert's entry to its eviction, on average; stays that a window's end cuts off count as far as they got. It is about the size of the
+cache by the misses of a layer and token: the same fact, told in tokens. *Rise*: of perplexity above original routing on the same windows, in brackets its 95 %
+interval by paired bootstrap over windows (expanded percentiles). Where a section says "the first tokens", they are easier than the text as a whole: compare within a table."""
+
+
+def speed_in_short(found):
+    """What the policy allows in speed, and no more than was reached, where it was measured."""
+    if not found["speed"]:
+        return ""
+    half, slow = found["speed"]["cells"][1], found["speed"]["slow"]
+    fair = lambda cell: f"{min(ratios(cell)):.1f} times as fast"
+    rate = f"{half['policy']['machine']['rates']['flash'][2] / 1e9:.1f} GB/s"
+    held = f", and {fair(slow)} where it reads {slow['megabytes']} MB/s" if slow else ""
+    return f""" What leaning buys depends on the device: with Qwen1.5-MoE's shape (random
+weights, this model's scores replayed) and `{half['chosen']['routing']}` generation is {fair(half)} where flash reads {rate}{held} ([Speed](#speed))."""
 
 
 def bound_at_half(found, facts):
@@ -170,6 +204,8 @@ def main_part(found, facts):
         else "the limit is kept there, but the interval reaches beyond it" if tuned["perplexity_rise"] <= limit
         else "the limit is not kept there"
     )  # fmt: skip
+    rank = next(row for row in rows if row["routing"].startswith("max-rank"))
+    alike = f" `fast` and `{rank['routing']}` cannot be told apart here." if overlap(fast(rows), rank) else ""
     text = f"""## Routing policies
 
 WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of {WINDOW:,} (the last token of the one before as
@@ -181,10 +217,10 @@ context), half of the experts cached ({experts // 2} of {experts}), LRU, the pol
 
 Misses by layer; white: none, dark: all.
 
-`moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates (policies
-that are the same in all layers; cache-prior where the dearest layers keep the model's own choice, with fewer choices protected, and with λ set layer by layer by what leaning costs there; capacities by layer), as many of the second to accept one. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
+`moce tune --max-loss {percent(limit, 0)}` chose {chosen(tuned)} on WikiText-2 valid: {measured['tokens']:,} tokens of its first half to find candidates, as many of the second to
+accept one. It searched one policy for all layers; cache-prior that spares the dearest layers, with a lower J, or with λ by layer; capacities by layer. It promised {percent(measured['perplexity_rise'], 2, True)}, at most {percent(measured['perplexity_rise_upper'], 2, True)}. On the test text it
 costs {rise(tuned)}, {of_experts(found, tuned)} of the experts: {kept}. KL {tuned['kl_mean']:.4f} nats a token ({span(tuned['kl_interval'], 4, 1)}), the same likeliest token in
-{percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)})."""
+{percent(tuned['top1_agreement'])} of the cases ({span(tuned['top1_agreement_interval'], 1)}).{alike}"""
     if found["three-quarters"]:
         text += f"""
 
@@ -214,33 +250,39 @@ arXiv 2412.00099 on WikiText-2, half cached, J = 2; here λ = 0.2:
 
 {table(["model", "LRU misses", "cache-prior misses", "lifetime", "perplexity", "of the experts"], body)}
 
-That LRU misses alike is no confirmation: the demo model has that model's shape, and how its routers were seeded was chosen by how often they
-would miss ([training/README.md](../training/README.md)). What leaning saves and costs was not."""
+The equal LRU rate confirms nothing: the routers were seeded to miss about that often ([training/README.md](../training/README.md)). What leaning saves and costs was
+not tuned for. The prices compare only roughly: the paper does not tell its λ there, and a routed choice weighs less here (4 experts of 32 neurons beside a
+shared one of 768; there 4 of 1,408 beside 5,632)."""
 
 
 def divergence_part(found, facts):
-    rows = [row for row in found["divergence"] if row["kl_mean"] is not None]
+    rows = ordered(row for row in found["divergence"] if row["kl_mean"] is not None)
     body = [
         (
             label(row["routing"]), f"{row['kl_mean']:.4f} ({span(row['kl_interval'], 4, 1)})",
-            f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row), of_experts(found, row), percent(row["top_j_kept"]),
+            f"{percent(row['top1_agreement'])} ({span(row['top1_agreement_interval'], 1)})", rise(row), of_experts(found, row),
         )
         for row in rows
     ]  # fmt: skip
+    leaning, pruned = fast(rows), by_routing(rows)[f"prune:k={facts['experts']['per_token'] - 1}"]
+    a, b = leaning["kl_interval"], pruned["kl_interval"]
+    moved = "further than" if a["low"] > b["high"] else "less far than" if a["high"] < b["low"] else "as far as"
     return f"""## How far the policies move what the model expects
 
 D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens; 0 where nothing changes. It sees changes that perplexity does not, and
 the two need not order policies alike.
 
-{table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)", "of the experts", "strongest 2 that ran"], body)}"""
+{table(["routing", "KL, nats a token (95 %)", "same likeliest token (95 %)", "rise of perplexity (95 %)", "of the experts"], body)}
+
+`fast` moves what the model expects {moved} leaving out the weakest expert does (`{pruned['routing']}`), at a rise of perplexity of {rise(leaning)} instead of {rise(pruned)}."""
 
 
 def pareto_part(found, facts):
     rows = [row for row in found["pareto"] if row["on_front"] and row["perplexity_rise"] <= MOST_DRAWN]
     return f"""## Quality against misses
 
-First {rows[0]['tokens']:,} tokens. Filled: no other point has both fewer misses and lower perplexity. Rises above {percent(MOST_DRAWN, 0)} are not drawn. Neighbours lie within
-each other's intervals: read the shape, not single points.
+First {rows[0]['tokens']:,} tokens, policies that are the same in all layers ([Which layers](#which-layers) has better ones). Filled points: no other has both fewer misses and
+lower perplexity. Rises above {percent(MOST_DRAWN, 0)} are not drawn. Neighbours lie within each other's intervals: read the shape, not single points.
 
 ![Rise of perplexity against miss rate](images/pareto.svg)
 
@@ -276,8 +318,7 @@ Lifetime in tokens:
 
 {by_size(lambda row, base: f"{row['lifetime_mean']:.1f}")}
 
-`fast` takes away {saved(small)} of the misses of the smallest cache and {saved(large)} of those of the largest, it {costs(small)} in the one and {costs(large)} in the
-other."""
+`fast` takes away {saved(small)} of the misses of the smallest cache and {saved(large)} of those of the largest. With the smallest it {costs(small)}, with the largest it {costs(large)}."""
 
 
 def protected_part(found, facts):
@@ -293,7 +334,8 @@ How many of the model's strongest choices always run, with cache-prior at λ = 0
 
 {policies(found, [base, *(by_j[j] for j in sorted(by_j))])}
 
-{"; ".join(lines)}. J = {k} {"is original routing to the last bit, as it must be" if same else "differs from original routing, which it must not"}."""
+{"; ".join(lines)}. J = {k} {"is original routing to the last bit, as it must be" if same else "differs from original routing, which it must not"}.
+Most of what a small J costs is the price of one layer: [Which layers](#which-layers)."""
 
 
 def evictions_part(found, facts):
@@ -322,7 +364,7 @@ cached. Belady knows the future and bounds all.
 
 At half cache LRU misses {percent(lru, 2)}, the bound is {percent(bound, 2)}. With their default memories (in brackets how far from LRU to the bound that is):
 {", ".join(map(line, defaults))}.{hindsight}
-That `score` should beat LRU was expected; here it {"does" if rate("score:memory=32", half) < lru else "does not"}.{public_part(found)}"""
+That `score` should beat LRU was expected; at half it {"does" if rate("score:memory=32", half) < lru else "does not"}.{public_part(found)}"""
 
 
 def leaning_evictions_part(found, facts):
@@ -335,7 +377,7 @@ def leaning_evictions_part(found, facts):
             eviction, percent(base["miss_rate"], 2), percent(leaning["miss_rate"], 2), fewer(leaning, base), fewer(leaning, original(rows)),
             rise(leaning), of_experts(found, leaning), percent(leaning["changed_share"]), f"{leaning['lifetime_mean']:.1f}",
         ))  # fmt: skip
-    columns = ["eviction", "misses, original", "misses, `fast`", "gone", "of LRU's", "rise (95 %)", "of the experts", "choices changed", "lifetime"]
+    columns = ["eviction", "misses, original", "misses, `fast`", "gone", "gone, against LRU", "rise (95 %)", "of the experts", "choices changed", "lifetime"]
     return f"""## Evictions under cache-aware routing
 
 What is evicted is what leaning then leans away from. `fast` with half of the experts cached, on the first {rows[0]['tokens']:,} tokens, caches empty at the start of each window; *gone*: of the misses of original
@@ -360,7 +402,7 @@ def simulated_part(found, facts):
     furthest = max(abs(rate(row) - row["miss_rate"]) for row in rows)
     return f"""## Simulated and run
 
-A trace of original routing does not react: its later scores know nothing of a policy's changes (METHOD.md). What `moce simulate` counts on the trace of the
+A trace recorded under original routing cannot show how a policy's changes alter later scores ([METHOD.md](METHOD.md)). What `moce simulate` counts on the trace of the
 whole test text, beside the runs of the first table:
 
 {table(["routing", "misses, run", "misses, simulated", "changed, run", "changed, simulated"], body)}
@@ -372,23 +414,24 @@ def public_part(found):
     """The same evictions on traces of other models."""
     if not found["public"]:
         return ""
-    body, gains = [], []
+    body, changes = [], {name: [] for name in ("lfu:memory=64", "lfu:memory=256")}
     for trace, model in PUBLIC_TRACES.items():
         cells = found["public"][trace]["cells"]
         names = list(dict.fromkeys(cell["eviction"] for cell in cells))
         at = {(cell["capacity"][0], cell["eviction"]): cell["total"] for cell in cells}
         for cached in sorted({cell["capacity"][0] for cell in cells}):
             body.append((model, cached, *(percent(at[cached, name]["miss_rate"], 2) for name in names)))
-            gains.append(1 - at[cached, "lfu:memory=64"]["miss_rate"] / at[cached, "lru"]["miss_rate"])
+            for name, change in changes.items():
+                change.append(at[cached, name]["miss_rate"] / at[cached, "lru"]["miss_rate"] - 1)
     tokens = ", ".join(str(found["public"][trace]["cells"][0]["total"]["tokens"]) for trace in PUBLIC_TRACES)
     return f"""
 
-On routing that other engines recorded of full-size models (one prompt and its answer each, {tokens} tokens, from an empty cache; DriftWood's public traces):
+On routing that other engines recorded of full-size models (one prompt and its answer each, {tokens} tokens, with as many experts a token as those runs used, from an empty cache; DriftWood's public traces):
 
 {table(["model", "cached", *names], body)}
 
-`lfu` with its shorter memory changes the misses of LRU there by {percent(-max(gains), 0, True)} to {percent(-min(gains), 0, True)}: what it saves on the demo model is no promise
-for others, and LRU stays the default."""
+Against LRU the misses change there by {" and by ".join(f"{percent(min(change), 0, True)} to {percent(max(change), 0, True)} (`{name}`)" for name, change in changes.items())}: what `lfu` saves on the demo model
+is no promise for others, and LRU stays the default."""
 
 
 def dearest(found):
@@ -409,20 +452,25 @@ def layers_part(found, facts):
     nats = [math.log1p(row["perplexity_rise"]) for row in (everywhere, but)]
     misses = [base["misses_per_token"] - row["misses_per_token"] for row in (everywhere, but)]
     carried = f"""Layer {layer} carries {percent(1 - nats[1] / nats[0], 0)} of what `fast` costs and {percent(1 - misses[1] / misses[0], 0)} of what it saves. """ if min(nats[0], misses[0]) > 0 else ""
+    spared, everywhere_by_j = by_routing(found["except"]), by_routing(found["protected"])
+    pairs = [(j, *(rows.get(f"cache-prior:lambda=0.2,j={j}{end}") for rows, end in ((everywhere_by_j, ""), (spared, f",except={layer}")))) for j in (1, 0)]
+    cheaper = [f"J = {j} costs {percent(with_it['perplexity_rise'], 2, True)} without layer {layer}, {percent(all_over['perplexity_rise'], 2, True)} with it" for j, all_over, with_it in pairs if all_over and with_it]
+    fewer_protected = f"What is spared there may go into protecting fewer choices: at λ = 0.2, {'; '.join(cheaper)}. " if cheaper else ""
     within = [row for row in found["except"] if row not in (base, everywhere, but) and row["perplexity_rise"] <= 0.01]
     return f"""## Which layers
 
 Leaning (`fast`) in one layer alone, in two windows of WikiText-2 valid as `moce tune` measures it: D(original ‖ policy), which shows on far fewer tokens than a rise
-of perplexity does, and what is saved. Any change at all moves a little what follows (rounding, other choices behind it), so that small numbers say little:
+of perplexity does, and what is saved; first the layers that cost most beyond what their saved misses cost on average. Any change at all moves a little what follows (rounding, other
+choices behind it), so that small numbers say little:
 
 {table(["layer", "KL, nats a token", "misses saved a token"], body)}
 
-So layer {layer} keeps the model's own choice here (`except={layer}`); first {but['tokens']:,} tokens of the test text, `fast` with and without, and of all policies tried so
-those that cost at most 1 % on this text:
+So layer {layer} keeps the model's own choice here (`except={layer}`); first {but['tokens']:,} tokens of the test text, `fast` with and without, and, of all policies tried
+with this exception, those that cost at most 1 % here (picked with hindsight):
 
 {policies(found, [everywhere, but, *ordered(within)], base)}
 
-{carried}`moce tune` looks for such layers; what it chose, without sight of this text, is in the first table."""
+{carried}{fewer_protected}`moce tune` looks for such layers; what it chose, without sight of this text, is in the first table."""
 
 
 def ranks_part(found, facts):
@@ -438,15 +486,16 @@ One of the {facts['experts']['per_token']} choices of every token and layer repl
 
 {table(["rank replaced", "perplexity", "rise (95 %)", "of the experts"], body)}
 
-In nats a token the strongest choice matters {nats[0] / nats[-1]:.0f} times as much as the weakest{falling}. Replacing the weakest costs {rise(rows[-1])}, leaving it out
-(`{dropped['routing']}`) {rise(dropped)}."""
+In nats a token the strongest choice matters {nats[0] / nats[-1]:.0f} times as much as the weakest{falling}; the expert that takes its place runs with its own small weight, so
+that most of this is the weight that is lost. Replacing the weakest costs {rise(rows[-1])}, leaving it out (`{dropped['routing']}`) {rise(dropped)}{
+": no difference shows" if overlap(rows[-1], dropped) else ""}."""
 
 
 def touch_part(found, facts):
-    body, points = [], []
+    body, changes = [], []
     for row in ordered(found["touch"]):
         routing, strong = row["routing"], by_routing(found["capacity"], "50%")[row["routing"]]
-        points.append(f"{100 * (row['miss_rate'] - strong['miss_rate']):+.2f} (`{routing}`)")
+        changes.append(f"{points(row['miss_rate'], strong['miss_rate']):+.2f} (`{routing}`)")
         body.append((label(routing), percent(strong["miss_rate"], 2), percent(row["miss_rate"], 2), priced(found, strong), priced(found, row)))
     return f"""## Touch order
 
@@ -454,7 +503,7 @@ The paper touches a token's experts strongest first, so that the weakest ends mo
 
 {table(["routing", "misses, strong first", "misses, weak first", "rise, of the experts, strong first", "weak first"], body)}
 
-Weak first changes misses by {", ".join(points)} points."""
+Weak first changes misses by {", ".join(changes)} points: too little to matter."""
 
 
 def start_part(found, facts):
@@ -465,14 +514,14 @@ def start_part(found, facts):
     }  # fmt: skip
     body = [(name, percent(original(rows)["miss_rate"], 2), percent(fast(rows)["miss_rate"], 2), priced(found, fast(rows))) for name, rows in starts.items()]
     most = (facts["experts"]["count"] // 2) / (WINDOW * facts["experts"]["per_token"])
-    gain = lambda name: 100 * (original(empty)["miss_rate"] - original(found[name])["miss_rate"])
+    gain = lambda name: points(original(empty)["miss_rate"], original(found[name])["miss_rate"])
     return f"""## Start of the cache
 
 What is cached where each window of {WINDOW:,} tokens begins; first {found["start-first"][0]['tokens']:,} tokens.
 
 {table(["start", "original: misses", "fast: misses", "fast: rise (95 %), of the experts"], body)}
 
-An empty cache can cost at most one miss for each of its places, {percent(most, 2)} of a window's choices. With original routing a saved cache gives back {gain("start-saved"):.2f}
+An empty cache can cost at most one miss for each of its places, {100 * most:.2f} points. With original routing a saved cache gives back {gain("start-saved"):.2f}
 points of that, one drawn by chance {gain("start-random"):.2f}."""
 
 
@@ -492,8 +541,8 @@ def long_part(found, facts):
     short, long = by_routing(found["main"]), by_routing(found["long"])
     body = [
         (
-            label(routing), percent(short[routing]["miss_rate"], 2), percent(row["miss_rate"], 2), rise(short[routing]), rise(row),
-            f"{short[routing]['lifetime_mean']:.0f}", f"{row['lifetime_mean']:.0f}",
+            label(routing), f"{short[routing]['perplexity']:.3f}", f"{row['perplexity']:.3f}", rise(short[routing]), rise(row),
+            *("—" if routing == NO_EXPERTS else percent(of["miss_rate"], 2) for of in (short[routing], row)),
         )
         for routing, row in sorted(long.items(), key=lambda item: (item[0] == NO_EXPERTS, item[0] != "original"))
     ]  # fmt: skip
@@ -506,9 +555,9 @@ def long_part(found, facts):
 Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. The whole text, {policy['tokens']:,} tokens; the model was distilled on
 sequences of 512.
 
-{table(["routing", "misses, 1,024", "misses, 4,096", "rise, 1,024", "rise, 4,096", "lifetime, 1,024", "lifetime, 4,096"], body)}
+{table(["routing", "perplexity, 1,024", "4,096", "rise (95 %), 1,024", "4,096", "misses, 1,024", "4,096"], body)}
 
-Behind the first {WINDOW:,} tokens of the long windows `fast` costs {percent(late, 2, True)} ({span(interval, sign=True)}), in short windows {percent(first['perplexity_rise'], 2, True)}: {drift}."""
+Behind the first {WINDOW:,} tokens of the long windows `fast` costs {percent(late, 2, True)} ({span(interval, sign=True)}, normal over windows), in short windows {percent(first['perplexity_rise'], 2, True)}: {drift}."""
 
 
 def difference(comparison):
@@ -562,13 +611,19 @@ def spread(speed):
     return f"{speed['median']:.1f} ({speed['least']:.1f} to {speed['most']:.1f})"
 
 
+def ratios(cell):
+    """How many times as fast as original routing a policy was, and how many times its fewer misses allow."""
+    own, policy = cell["original"], cell["policy"]
+    reached = policy["generation"]["tokens_per_second"]["median"] / own["generation"]["tokens_per_second"]["median"]
+    return reached, policy["bound_tokens_per_second"] / own["bound_tokens_per_second"]
+
+
 def faster(cell):
     """What a policy reaches of what its fewer misses allow."""
     own, policy = cell["original"], cell["policy"]
     speeds = [row["generation"]["tokens_per_second"] for row in (policy, own)]
-    reached = speeds[0]["median"] / speeds[1]["median"]
+    reached, allowed = ratios(cell)
     least, most = speeds[0]["least"] / speeds[1]["most"], speeds[0]["most"] / speeds[1]["least"]
-    allowed = policy["bound_tokens_per_second"] / own["bound_tokens_per_second"]
     gone = 1 - policy["generation"]["miss_rate"] / own["generation"]["miss_rate"]
     return (
         f"takes away {percent(gone, 0)} of the misses: {reached:.2f} times the speed of lossless LRU (runs: {least:.2f} to {most:.2f}). The two "
@@ -588,7 +643,8 @@ def speed_part(found, facts):
         body.append(
             (
                 cached, memory, name, spread(generation["tokens_per_second"]), percent(generation["miss_rate"]),
-                f"{generation['flash_bytes_per_token'] / 2**20:.0f}", f"{row['bound_tokens_per_second']:.1f}", percent(row["bound_share"], 0),
+                f"{generation['flash_bytes_per_token'] / 2**20:.0f}", *(f"{rate / 1e9:.1f}" for rate in (row["machine"]["rates"]["flash"][2], row["machine"]["rates"]["experts"])),
+                f"{row['bound_tokens_per_second']:.1f}", percent(row["bound_share"], 0),
             )
         )  # fmt: skip
 
@@ -601,9 +657,11 @@ def speed_part(found, facts):
         add(capacity, memory, f"recorded, `{routing}`", cell["policy"])
         peer = cell["llama.cpp"]
         if peer:
-            body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", ""))
-        beside = f" llama.cpp against our own routing by chance: {peer['tokens_per_second']['median'] / cell['chance']['generation']['tokens_per_second']['median']:.2f} times." if peer else ""
-        sentences.append(f"- {capacity}: `{routing}` (perplexity {rise(pick)} on the validation text, where it misses {percent(pick['miss_rate'])}) {faster(cell)}{beside}")
+            body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", "", "", ""))
+        beside = f" By chance moce is {cell['chance']['generation']['tokens_per_second']['median'] / peer['tokens_per_second']['median']:.1f} times as fast as llama.cpp." if peer else ""
+        unseen = by_routing(found["except"]).get(routing) if capacity == "50%" else None
+        tested = f", {rise(unseen)} on the first {unseen['tokens']:,} tokens of the test text" if unseen else ""
+        sentences.append(f"- {capacity}: `{routing}` (perplexity of this page's model {rise(pick)} on the text that it was picked on{tested}) {faster(cell)}{beside}")
     held = ""
     if slow:
         pick, memory = slow["chosen"], f"{slow['original']['memory_plan_bytes'] / 2**30:.2f}"
@@ -613,31 +671,34 @@ def speed_part(found, facts):
         above = slow["policy"]["bound_share"] > 1
         held = f"""
 
-Flash is fast here for so slow a processor: the fewer bytes a second, the more it matters what is read. The last rows: half of the experts cached, all reads of the
+Flash is fast here for so slow a processor (the table has both): the fewer bytes a second, the more it matters what is read. The last rows: half of the experts cached, all reads of the
 process held to {slow['megabytes']} MB/s by the system (3 rounds). `{pick['routing']}` {faster(slow)}""" + (
             " More than the bound is possible there: the system holds\nthe mean, and what is not read while the processor computes may be read faster afterwards; a real device of that rate gives no such credit." if above else ""
         )
     return f"""## Speed
 
 Qwen1.5-MoE-A2.7B's full size (8.2 GB) with random weights on {found["speed"]["processor"]}, {cells[0]['chance']['threads']} threads (`moce bench`): 256 prompt tokens with
-original routing, then 128 tokens; 5 rounds with both routings in turn, median (least to most). *By chance*: random weights choose experts by chance, the worst case.
+original routing, then 128 tokens; 5 rounds with both routings in turn, median (least to most). *By chance*: random weights choose experts by chance, about the worst that is likely.
 *Recorded*: the router's scores of this page's model on WikiText-2 valid take the place of the random ones (`--replay`), under original routing
-and under the cache-prior (in all layers or without layer {dearest(found)}) with the fewest misses whose perplexity is at most 1 % higher on that
-text, cached as much (the one that costs least where none is).
+and under the variant of cache-prior with the fewest misses among those that cost this page's model at most 1 % on that text, cached as much (else the one that costs least).
 Scores do not react to what a policy changed; quality is in the tables above. llama.cpp: the same file under a memory limit as large as moce's plan,
-its own routing by chance, 32 tokens, the better of two settings, 3 runs each. *Bound*: tokens/s if flash and kernels were used to the full at these
+its own routing by chance, 32 tokens, which also fill its cache, as moce's 256 prompt tokens do; the better of two settings, 3 runs each
+([bench/RESULTS.md](../bench/RESULTS.md) has both under one limit). *Flash*, *kernels*: GB/s of reads of 4 experts at once, and of experts through the kernels, measured in
+the same run; they swing on a shared machine, so compare the rows of one run only: original and cache-prior with as much cached. *Bound*: tokens/s if flash and kernels were used to the full at these
 misses, measured in the same run ([bench/RESULTS.md](../bench/RESULTS.md)); *reached*: the share of it.
 
-{table(["cached", "memory, GiB", "routing", "tokens/s", "misses", "MiB read a token", "bound", "reached"], body)}
+{table(["cached", "memory, GiB", "routing", "tokens/s", "misses", "MiB read a token", "flash", "kernels", "bound", "reached"], body)}
 
-{chr(10).join(sentences)}{held}
+{chr(10).join(sentences)}
+
+More than all of a ratio of bounds is noise: speeds and rates swing by more than that from run to run.{held}
 
 `moce bench --shape qwen1.5-moe-a2.7b --folder DIR --yes --rounds 1 -n 8` makes the file; llama.cpp is built as
 [bench/oracles/README.md](../bench/oracles/README.md) says."""
 
 
 PARTS = [
-    short_part, main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, layers_part, evictions_part, leaning_evictions_part, simulated_part, ranks_part, touch_part,
+    main_part, paper_part, divergence_part, pareto_part, capacity_part, protected_part, layers_part, evictions_part, leaning_evictions_part, simulated_part, ranks_part, touch_part,
     start_part, long_part, tasks_part, speed_part,
 ]  # fmt: skip
 
@@ -657,7 +718,9 @@ def write(found, facts, arguments):
     gaps = f"\n\nNot measured yet: {', '.join(missing)}." if missing else ""
     head = f"""# What cache-aware routing costs and saves
 
-Written by one command, from the runs it makes (`bench/quality/study.py --help`):
+{short_part(found, facts)}
+
+This page is written by one command, from the runs it makes (`bench/quality/study.py --help`):
 
     python bench/quality/study.py --moce target/release/moce --data DATA -o STUDY {' '.join(options)}
 

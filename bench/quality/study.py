@@ -280,9 +280,9 @@ def speed(study, dearest):
     for capacity, name in names.items():
         chosen = strongest_within([row for row in choice if row["capacity"] == capacity], 0.01)
         bench = ["bench", shape, "--capacity", capacity, "--prompt-tokens", 256, "-n", 128, "--ceilings"]
-        chance = study.step(f"{name}-chance", *bench)["cells"]
+        chance = bench_rows(study.step(f"{name}-chance", *bench))
         replay = ["--replay", trace, "--routing-grid", f"original;{chosen['routing']}"]
-        model = study.step(f"{name}-model", *bench, *replay)["cells"]
+        model = bench_rows(study.step(f"{name}-model", *bench, *replay))
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
         cells.append({"chosen": chosen, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
     if slow:
@@ -290,9 +290,14 @@ def speed(study, dearest):
         bench = ["bench", shape, "--capacity", "50%", "--prompt-tokens", 256, "-n", 128, "--ceilings", "--rounds", 3]
         done = study.has(slow_name)  # then neither root nor the file is needed
         with contextlib.nullcontext() if done else read_limit.read_limit(shape, slow * 1_000_000) as enter:
-            rows = study.step(slow_name, *bench, "--replay", trace, "--routing-grid", grid, enter=enter)["cells"]
+            rows = bench_rows(study.step(slow_name, *bench, "--replay", trace, "--routing-grid", grid, enter=enter))
         slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "original": rows[0], "policy": rows[1]}
     return {"cells": cells, "slow": slow, "processor": machine["processor"]}
+
+
+def bench_rows(result):
+    """The cells of a bench, each with the machine as it was then."""
+    return [{**cell, "machine": result["machine"]} for cell in result["cells"]]
 
 
 def strongest_within(rows, most):
