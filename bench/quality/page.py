@@ -57,10 +57,17 @@ def label(routing):
     return f"{routing} ({NAMES[routing]})" if routing in NAMES else routing
 
 
-def overlap(one, other):
-    """Whether the intervals of two rises do."""
-    (a, b) = (row["perplexity_rise_interval"] for row in (one, other))
-    return a["low"] <= b["high"] and b["low"] <= a["high"]
+def rise_between(windows, tokens):
+    """The rise of perplexity by a mean difference of windows, in nats, of so many tokens each, with its 95 % interval (normal, over windows)."""
+    windows = [difference / tokens for difference in windows]
+    mean, half = statistics.mean(windows), 1.96 * statistics.stdev(windows) / math.sqrt(len(windows))
+    return math.expm1(mean), {"low": math.expm1(mean - half), "high": math.expm1(mean + half)}
+
+
+def beside(one, other):
+    """The perplexity of one policy above that of another, by the negative log likelihoods of their windows."""
+    value, interval = rise_between([a - b for a, b in zip(one, other)], WINDOW)
+    return f"{percent(value, 2, True)} ({span(interval, sign=True)})"
 
 
 def points(value, base):
@@ -149,7 +156,7 @@ def short_part(found, facts):
     return f"""Cache-aware routing lets experts in memory take the place of some of the router's weaker choices: fewer reads from flash, another text. **In short**, with
 half of the experts cached, on the whole test text:
 
-{table(["routing", "misses", "misses gone", "perplexity (95 %)", "of the experts", "choices changed"], body)}
+{table(["routing", "misses", "misses gone", "rise of perplexity (95 %)", "of the experts", "choices changed"], body)}
 
 Under `fast` the likeliest token is another one in {percent(1 - agreement)} of the cases.{speed_in_short(found)}
 
@@ -205,7 +212,11 @@ def main_part(found, facts):
         else "the limit is not kept there"
     )  # fmt: skip
     rank = next(row for row in rows if row["routing"].startswith("max-rank"))
-    alike = f" `fast` and `{rank['routing']}` cannot be told apart here." if overlap(fast(rows), rank) else ""
+    beside_rank = beside(found["window_nll"][FAST], found["window_nll"][rank["routing"]])
+    alike = (
+        f"\n\n`fast` beside `{rank['routing']}`, window by window: perplexity {beside_rank}, misses "
+        f"{points(fast(rows)['miss_rate'], rank['miss_rate']):+.2f} points."
+    )
     text = f"""## Routing policies
 
 WikiText-2 test, {rows[0]['tokens']:,} tokens in windows of {WINDOW:,} (the last token of the one before as
@@ -266,7 +277,7 @@ def divergence_part(found, facts):
     ]  # fmt: skip
     leaning, pruned = fast(rows), by_routing(rows)[f"prune:k={facts['experts']['per_token'] - 1}"]
     a, b = leaning["kl_interval"], pruned["kl_interval"]
-    moved = "further than" if a["low"] > b["high"] else "less far than" if a["high"] < b["low"] else "as far as"
+    moved = "further than" if a["low"] > b["high"] else "less far than" if a["high"] < b["low"] else "about as far as"
     return f"""## How far the policies move what the model expects
 
 D(original ‖ policy) on the first {rows[0]['tokens']:,} tokens; 0 where nothing changes. It sees changes that perplexity does not, and
@@ -487,8 +498,8 @@ One of the {facts['experts']['per_token']} choices of every token and layer repl
 {table(["rank replaced", "perplexity", "rise (95 %)", "of the experts"], body)}
 
 In nats a token the strongest choice matters {nats[0] / nats[-1]:.0f} times as much as the weakest{falling}; the expert that takes its place runs with its own small weight, so
-that most of this is the weight that is lost. Replacing the weakest costs {rise(rows[-1])}, leaving it out (`{dropped['routing']}`) {rise(dropped)}{
-": no difference shows" if overlap(rows[-1], dropped) else ""}."""
+that most of this is the weight that is lost. Replacing the weakest costs {rise(rows[-1])}, leaving it out (`{dropped['routing']}`) {rise(dropped)};
+the former beside the latter, window by window: {beside(found["ranks_nll"][rows[-1]["routing"]], found["window_nll"][dropped["routing"]])}."""
 
 
 def touch_part(found, facts):
@@ -530,9 +541,8 @@ def behind_the_first(found, routing):
     of a long window cost is what a short window costs that begins there."""
     short, long, each = found["window_nll"], found["long_nll"], LONG_WINDOW // WINDOW
     parts = zip(long[routing], long["original"], short[routing][::each], short["original"][::each])
-    late = [((all_policy - first_policy) - (whole - first)) / (LONG_WINDOW - WINDOW) for all_policy, whole, first_policy, first in parts]
-    mean, half = statistics.mean(late), 1.96 * statistics.stdev(late) / math.sqrt(len(late))
-    return math.expm1(mean), {"low": math.expm1(mean - half), "high": math.expm1(mean + half)}
+    late = [(all_policy - first_policy) - (whole - first) for all_policy, whole, first_policy, first in parts]
+    return rise_between(late, LONG_WINDOW - WINDOW)
 
 
 def long_part(found, facts):

@@ -119,11 +119,10 @@ class Study:
             sys.exit(f"{self.folder} holds speeds of another machine; delete its speed-*.json to measure all of them here")
         return found
 
-    def window_nll(self, name):
-        """The negative log likelihood of every window, in nats, under some policies of a sweep that has half of the experts cached."""
-        cells = {"original": "original", page.FAST: "cache-prior-lambda=0.2", NO_EXPERTS: "prune-k=0"}
-        read = lambda cell: json.loads((self.folder / name / "cells" / f"50p_lru_{cell}.json").read_text(encoding="utf-8"))
-        return {routing: read(cell)["report"]["window_nll"] for routing, cell in cells.items()}
+    def window_nll(self, name, rows):
+        """The negative log likelihood of every window, in nats, by the policies of a sweep with one capacity."""
+        read = lambda cell: json.loads((self.folder / name / "cells" / f"{cell}.json").read_text(encoding="utf-8"))
+        return {row["routing"]: read(row["name"])["report"]["window_nll"] for row in rows}
 
     def keep(self, path, command, result):
         write(path, self.shown(json.dumps({"command": command, "result": result})))
@@ -155,7 +154,7 @@ def quality(study):
     limit, quoted = study.arguments.limit, study.arguments.quoted
     found = {}
     found["main"] = study.sweep("main", MAIN, limit=quoted)
-    found["window_nll"] = study.window_nll("main")
+    found["window_nll"] = study.window_nll("main", found["main"])
     found["divergence"] = study.sweep("divergence", f"balanced;fast;max-rank;cumulative;prune:k=3;{NO_EXPERTS}", "--kl", limit=limit)
     profile = study.folder / "tuned.profile"
     if not study.has("tune"):
@@ -169,6 +168,7 @@ def quality(study):
     found["capacity"] = study.sweep("capacity", "balanced;fast;max-rank", limit=limit, capacity="12.5%,25%,50%,75%")
     found["protected"] = study.sweep("protected", "cache-prior:lambda=0.2,j=0|1|2|3|4", limit=limit)
     found["ranks"] = study.sweep("ranks", "swap:rank=1|2|3|4,seed=1", limit=limit)
+    found["ranks_nll"] = study.window_nll("ranks", found["ranks"])
     found["touch"] = study.sweep("touch", "balanced;fast", "--touch", "weak-first", limit=limit)
     found["other-evictions"] = []
     for eviction in ("lfu:memory=256", "s3fifo", "score:memory=32"):
@@ -355,7 +355,7 @@ def main():
     found["three-quarters"] = None if "three-quarters" in left_out else three_quarters(study, found["tuned"])
     found["long"] = None if "long" in left_out else long(study)
     if found["long"]:
-        found["long_nll"] = study.window_nll("long")
+        found["long_nll"] = study.window_nll("long", found["long"])
     found["tasks"] = None if "tasks" in left_out else tasks(study)
     if found["tasks"]:
         found["mmlu-letters"] = letters(study)
