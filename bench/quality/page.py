@@ -64,10 +64,12 @@ def rise_between(windows, tokens):
     return math.expm1(mean), {"low": math.expm1(mean - half), "high": math.expm1(mean + half)}
 
 
-def beside(one, other):
-    """The perplexity of one policy above that of another, by the negative log likelihoods of their windows."""
-    value, interval = rise_between([a - b for a, b in zip(one, other)], WINDOW)
-    return f"{percent(value, 2, True)} ({span(interval, sign=True)})"
+def beside(found, one, other):
+    """The perplexity of one policy above that of another, by the negative log likelihoods of their windows, and what it is of the experts."""
+    windows = [a - b for a, b in zip(one, other)]
+    value, interval = rise_between(windows, WINDOW)
+    share = math.log1p(value) / nats_of_experts(found, len(windows) * WINDOW)
+    return f"{percent(value, 2, True)} ({span(interval, sign=True)}), {percent(share, sign=True)} of the experts"
 
 
 def points(value, base):
@@ -185,10 +187,12 @@ def speed_in_short(found):
         return ""
     half, slow = found["speed"]["cells"][1], found["speed"]["slow"]
     fair = lambda cell: f"{min(ratios(cell)):.1f} times as fast"
+    price = f"perplexity {rise(half['whole'])}, {of_experts(found, half['whole'])} of the experts"
     rate = f"{half['policy']['machine']['rates']['flash'][2] / 1e9:.1f} GB/s"
     held = f", and {fair(slow)} where it reads {slow['megabytes']} MB/s" if slow else ""
     return f""" What leaning buys depends on the device: with Qwen1.5-MoE's shape (random
-weights, this model's scores replayed) and `{half['chosen']['routing']}` generation is {fair(half)} where flash reads {rate}{held} ([Speed](#speed))."""
+weights, this model's scores replayed) and `{half['chosen']['routing']}` ({price}) generation is {fair(half)} where flash reads {rate}{held}: of what was
+measured and what the two bounds allow the lower ([Speed](#speed))."""
 
 
 def bound_at_half(found, facts):
@@ -212,7 +216,7 @@ def main_part(found, facts):
         else "the limit is not kept there"
     )  # fmt: skip
     rank = next(row for row in rows if row["routing"].startswith("max-rank"))
-    beside_rank = beside(found["window_nll"][FAST], found["window_nll"][rank["routing"]])
+    beside_rank = beside(found, found["window_nll"][FAST], found["window_nll"][rank["routing"]])
     alike = (
         f"\n\n`fast` beside `{rank['routing']}`, window by window: perplexity {beside_rank}, misses "
         f"{points(fast(rows)['miss_rate'], rank['miss_rate']):+.2f} points."
@@ -431,9 +435,11 @@ def public_part(found):
         names = list(dict.fromkeys(cell["eviction"] for cell in cells))
         at = {(cell["capacity"][0], cell["eviction"]): cell["total"] for cell in cells}
         for cached in sorted({cell["capacity"][0] for cell in cells}):
-            body.append((model, cached, *(percent(at[cached, name]["miss_rate"], 2) for name in names)))
+            # Of the choices that are in the trace: those of the last layer are there for the last token of the prompt alone.
+            missed = {name: 1 - at[cached, name]["hit_rate"] for name in names}
+            body.append((model, cached, *(percent(missed[name], 2) for name in names)))
             for name, change in changes.items():
-                change.append(at[cached, name]["miss_rate"] / at[cached, "lru"]["miss_rate"] - 1)
+                change.append(missed[name] / missed["lru"] - 1)
     tokens = ", ".join(str(found["public"][trace]["cells"][0]["total"]["tokens"]) for trace in PUBLIC_TRACES)
     return f"""
 
@@ -499,7 +505,7 @@ One of the {facts['experts']['per_token']} choices of every token and layer repl
 
 In nats a token the strongest choice matters {nats[0] / nats[-1]:.0f} times as much as the weakest{falling}; the expert that takes its place runs with its own small weight, so
 that most of this is the weight that is lost. Replacing the weakest costs {rise(rows[-1])}, leaving it out (`{dropped['routing']}`) {rise(dropped)};
-the former beside the latter, window by window: {beside(found["ranks_nll"][rows[-1]["routing"]], found["window_nll"][dropped["routing"]])}."""
+the former beside the latter, window by window: {beside(found, found["ranks_nll"][rows[-1]["routing"]], found["window_nll"][dropped["routing"]])}."""
 
 
 def touch_part(found, facts):
@@ -669,9 +675,9 @@ def speed_part(found, facts):
         if peer:
             body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", "", "", ""))
         beside = f" By chance moce is {cell['chance']['generation']['tokens_per_second']['median'] / peer['tokens_per_second']['median']:.1f} times as fast as llama.cpp." if peer else ""
-        unseen = by_routing(found["except"]).get(routing) if capacity == "50%" else None
-        tested = f", {rise(unseen)} on the first {unseen['tokens']:,} tokens of the test text" if unseen else ""
-        sentences.append(f"- {capacity}: `{routing}` (perplexity of this page's model {rise(pick)} on the text that it was picked on{tested}) {faster(cell)}{beside}")
+        whole = cell["whole"]
+        price = f"perplexity of this page's model {rise(whole)}, {of_experts(found, whole)} of the experts, on all {whole['tokens']:,} tokens of the test text; {rise(pick)} on those that it was picked on"
+        sentences.append(f"- {capacity}: `{routing}` ({price}) {faster(cell)}{beside}")
     held = ""
     if slow:
         pick, memory = slow["chosen"], f"{slow['original']['memory_plan_bytes'] / 2**30:.2f}"

@@ -32,6 +32,8 @@ KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems
 
 # Runs no routed expert at all and tells how much they matter.
 NO_EXPERTS = page.NO_EXPERTS
+# Where sweeps over the whole text are, by the share that is cached.
+WHOLE = {"25%": "quarter", "50%": "main", "75%": "three-quarters"}
 # The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;cache-prior:lambda=0.2|0.3|0.5,j=3;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
@@ -284,14 +286,19 @@ def speed(study, dearest):
         replay = ["--replay", trace, "--routing-grid", f"original;{chosen['routing']}"]
         model = bench_rows(study.step(f"{name}-model", *bench, *replay))
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
-        cells.append({"chosen": chosen, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
+        whole = study.step(
+            f"whole-{capacity.rstrip('%')}", "sweep", *study.model, "-f", study.test, "--routing-grid", chosen["routing"],
+            "--capacity", capacity, *study.limited(study.arguments.quoted), "-o", study.folder / WHOLE[capacity],
+        )  # fmt: skip
+        whole = next(row for row in whole if row["routing"] == chosen["routing"])
+        cells.append({"chosen": chosen, "whole": whole, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
     if slow:
         grid = f"original;{cells[1]['chosen']['routing']}"
         bench = ["bench", shape, "--capacity", "50%", "--prompt-tokens", 256, "-n", 128, "--ceilings", "--rounds", 3]
         done = study.has(slow_name)  # then neither root nor the file is needed
         with contextlib.nullcontext() if done else read_limit.read_limit(shape, slow * 1_000_000) as enter:
             rows = bench_rows(study.step(slow_name, *bench, "--replay", trace, "--routing-grid", grid, enter=enter))
-        slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "original": rows[0], "policy": rows[1]}
+        slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "whole": cells[1]["whole"], "original": rows[0], "policy": rows[1]}
     return {"cells": cells, "slow": slow, "processor": machine["processor"]}
 
 
@@ -364,7 +371,7 @@ def main():
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)
     for sweep, plot in (("pareto", "pareto"), ("main", "layers")):
-        shutil.copyfile(study.folder / sweep / f"{plot}-50--lru.svg", plots / f"{plot}.svg")
+        shutil.copyfile(study.folder / sweep / f"{plot}-50p-lru.svg", plots / f"{plot}.svg")
     write(target, page.write(found, study.facts, arguments))
 
 

@@ -48,13 +48,32 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report::error(&error);
-            match error.is::<report::WrongUsage>() {
+            match is_wrong_usage(&error) {
                 _ if interrupt::happened() => ExitCode::from(interrupt::EXIT_STATUS),
                 true => ExitCode::from(WRONG_USAGE),
                 false => ExitCode::FAILURE,
             }
         }
     }
+}
+
+/// Whether the command line cannot be meant, for any model or for this one.
+fn is_wrong_usage(error: &anyhow::Error) -> bool {
+    use moce_engine::Error as Engine;
+    use moce_engine::routing::Error as Routing;
+    let of_routing = |error: &Routing| matches!(error, Routing::Parameter { .. });
+    let of_engine = |error: &Engine| match error {
+        Engine::Routing(error) => of_routing(error),
+        error => matches!(error, Engine::CapacityRange { .. } | Engine::CapacityLayers { .. }),
+    };
+    let of_lab = |error: &moce_lab::Error| match error {
+        moce_lab::Error::Engine(error) => of_engine(error),
+        moce_lab::Error::Routing(error) => of_routing(error),
+        _ => false,
+    };
+    error.is::<report::WrongUsage>()
+        || error.downcast_ref().is_some_and(of_engine)
+        || error.downcast_ref().is_some_and(of_lab)
 }
 
 /// Whether the reader of our output went away (`moce … | head`), which is no failure of ours.

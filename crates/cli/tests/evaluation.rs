@@ -46,6 +46,13 @@ fn results_are_kept_taken_up_again_and_compared() {
     std::fs::write(format!("{other}.partial"), begun).unwrap();
     assert_eq!(with(&["-o", &other]), report);
     assert_eq!(std::fs::read_to_string(&other).unwrap(), text);
+    // One that was broken off in its first line, and a file of something else.
+    let early = format!("{}.partial", file("early.jsonl"));
+    std::fs::write(&early, &text[..40]).unwrap();
+    assert_eq!(with(&["-o", &file("early.jsonl")]), report);
+    std::fs::write(&early, "precious").unwrap();
+    assert!(refused(&[&eval[..], &["-o", &file("early.jsonl")]].concat(), 1).contains("early.jsonl"));
+    assert_eq!(std::fs::read_to_string(&early).unwrap(), "precious");
 
     let lossy = with(&["--routing", "prune:k=1", "--baseline", &results]);
     let comparison = &lossy["comparison"];
@@ -89,7 +96,7 @@ fn what_is_no_task_is_refused() {
 fn divergence_is_reported_with_its_interval() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("text.txt");
-    std::fs::write(&text, "All that is gold does not glitter, not all those who wander are lost. ".repeat(4)).unwrap();
+    std::fs::write(&text, "All that is gold does not glitter, not all those who wander are lost. ".repeat(16)).unwrap();
     let model = model();
     let report = json(&[
         "perplexity",

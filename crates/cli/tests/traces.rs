@@ -55,6 +55,7 @@ fn a_lossy_run_is_repeated_from_its_record() {
     assert!(other.contains("same text"), "{other}");
     let exists = refused(folder, &["logits", "-q", "-p", "x", "--record-routing", "@run.trace"], 1);
     assert!(exists.contains("run.trace") && exists.contains("exists"), "{exists}");
+    refused(folder, &[&run[..], &replay[..], &["--routing", "fast"]].concat(), 2);
     let scores = refused(folder, &["simulate", "@run.trace", "--routing-grid", "max-rank"], 1);
     assert!(scores.contains("max-rank") && scores.contains("moce trace record"), "{scores}");
 }
@@ -67,7 +68,9 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     std::fs::write(folder.join("text.txt"), words).unwrap();
     let record = ["trace", "record", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "-o", "@text.trace"];
     stdout(folder, &record);
-    assert!(refused(folder, &record, 1).contains("exists"));
+    assert!(refused(folder, &record, 1).contains("--force"));
+    refused(folder, &["trace", "record", "-p", "x", "-n", "3", "--limit", "9", "-o", "@other.trace"], 2);
+    refused(folder, &["trace", "export", "@text.trace", "--json"], 2);
     let recorded = json(&stdout(folder, &[&record[..], &["--force", "--f16", "--json"]].concat()));
     assert_eq!((&recorded["tokens"], &recorded["routing"]), (&200.into(), &"original".into()));
     assert!(recorded["misses"].as_u64().unwrap() > 0 && recorded["changed_share"] == 0.0, "{recorded}");
@@ -113,7 +116,14 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
         let message = refused(folder, arguments, 2);
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
-    assert!(refused(folder, &["simulate", "@text.trace", "--capacity", "61"], 1).contains("61"));
+    for (arguments, part) in [
+        (&["--capacity", "61"][..], "capacity 61"),
+        (&["--routing-grid", "prune:k=5"], "routing prune: k is 5"),
+        (&["--flash-bandwidth", "1GB", "--compute-ms", "-5"], "--compute-ms"),
+    ] {
+        let message = refused(folder, &[&["simulate", "@text.trace"][..], arguments].concat(), 2);
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    }
 
     let scoring = [&perplexity[..6], &["--limit", "100"]].concat();
     let lossy =
@@ -125,6 +135,10 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     assert_eq!((&replayed["nll"], &replayed["routing"]), (&lossy["nll"], &"original".into()));
     assert!(replayed["replayed_routing"].as_str().unwrap().starts_with("cache-prior:lambda=0.6"), "{replayed}");
     assert!(stdout(folder, &replay).contains("as recorded (cache-prior:lambda=0.6"));
+    // The same tokens in shorter windows are another run.
+    let shorter = [&perplexity[..5], &["50", "--limit", "100"], &replay[8..]].concat();
+    let shorter = refused(folder, &shorter, 1);
+    assert!(shorter.contains("token 50"), "{shorter}");
     // What the model itself would have chosen is not in it.
     let simulated = json(&stdout(folder, &["simulate", "@lossy.trace", "--capacity", "8", "--json"]));
     assert!(simulated["cells"][0]["changed_share"].is_null(), "{simulated}");

@@ -96,7 +96,7 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&[&tune[..], &["--force", "--start", "first"]].concat(), 1).contains("--start"));
     assert!(!Path::new(&format!("{profile}.partial")).exists());
     let nowhere = at("no/folder");
-    assert!(refused(&["tune", "-f", &text, "-o", &nowhere], 1).contains("no/folder"));
+    assert!(refused(&["tune", "-f", &text, "-o", &nowhere, "--window", "8", "--limit", "64"], 1).contains("no/folder"));
     for (wrong, why) in [("{}", "no profile"), ("{\"version\": 1}", "version 1"), ("{\"version\": 2}", "no profile")] {
         std::fs::write(&profile, wrong).unwrap();
         assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains(why));
@@ -161,6 +161,7 @@ fn too_little_text_and_what_tune_ignores_are_refused() {
     let tune = ["tune", "-f", &text, "-o", &profile, "--window", "16"];
     let said = refused(&tune, 1);
     assert!(said.contains("8 are the least") && said.contains("--window"), "{said}");
+    assert!(!Path::new(&format!("{profile}.partial")).exists());
     for ignored in [["--routing", "fast"], ["--routing-prompt", "same"]] {
         assert!(refused(&[&tune[..], &ignored].concat(), 2).contains(ignored[0]));
     }

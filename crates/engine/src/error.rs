@@ -150,7 +150,7 @@ pub enum Error {
         layers: usize,
     },
     /// A capacity that a layer cannot have.
-    #[error("layer {layer}: {wanted} experts cannot be cached; give 0, or {least} (a token's experts) to {most} (all)")]
+    #[error("capacity {wanted} in layer {layer}: give 0, or {least} (a token's experts) to {most} (all)")]
     CapacityRange {
         /// The MoE layer.
         layer: usize,
@@ -239,6 +239,14 @@ pub enum Error {
         recorded: u32,
         /// The id now.
         given: u32,
+    },
+    /// A replay where a text begins in one of the runs alone: windows of another length, for instance.
+    #[error(
+        "the recorded run and this one do not both begin a text at token {index}; a replay needs the same windows and the same text"
+    )]
+    ReplayStart {
+        /// Place among all tokens run, from 0.
+        index: usize,
     },
     /// An earlier step of this session failed half-way.
     #[error("an earlier step of this session failed; clear the session and give the whole text again")]

@@ -142,6 +142,10 @@ impl RoutingTap {
             return Err(Error::ReplayEnd { recorded: replay.tokens(), wanted });
         }
         for (index, &given) in (*done..).zip(tokens) {
+            let start = if index == *done { self.start } else { None };
+            if replay.start(index) != start.map(|start| matches!(start, Start::Sequence)) {
+                return Err(Error::ReplayStart { index });
+            }
             if let Some(recorded) = replay.id(index).filter(|&recorded| recorded != given) {
                 return Err(Error::ReplayToken { index, recorded, given });
             }

@@ -3,7 +3,7 @@
 //! only a piece's logits are kept. All sums in f64, ids ascending.
 
 use crate::Error;
-use crate::likelihood::{PerplexityRise, likeliest};
+use crate::likelihood::{PerplexityRise, likeliest, window_nll};
 use crate::statistics::{Interval, bootstrap};
 use moce_engine::Session;
 use moce_engine::routing::{Policy, RoutingOptions};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 const KEPT_BYTES: usize = 16 << 20;
 
 /// A policy beside original routing on the same text; intervals are at 95 %, by paired bootstrap over windows, and absent where there
-/// is only one window.
+/// are too few.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DivergenceReport {
@@ -99,7 +99,7 @@ impl Reference {
         }
         self.kl.push(kl);
         self.agreements.push(agreements);
-        self.nll.push(nll);
+        self.nll.push(window_nll(nll, targets.len())?);
         Ok(policy_nll)
     }
 

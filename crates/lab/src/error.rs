@@ -13,12 +13,25 @@ pub enum Error {
     #[error(transparent)]
     Tokenizer(#[from] moce_engine::tokenizer::Error),
     /// Too little text.
-    #[error("the text has {tokens} tokens; one window needs {needed} (a shorter --window or a longer text helps)")]
+    #[error(
+        "the text has {tokens} tokens; one window needs {} ({} helps)", window + 1,
+        if *is_limited { format!("--limit {window}, or a shorter --window,") } else { "a shorter --window or a longer text".to_owned() }
+    )]
     TextTooShort {
-        /// Tokens in the text, within the limit.
+        /// Tokens in the text.
         tokens: usize,
-        /// Tokens of one window with its context.
-        needed: usize,
+        /// Tokens predicted in a window; the one before them is its context.
+        window: usize,
+        /// Whether it is a limit that leaves too few.
+        is_limited: bool,
+    },
+    /// A model that is broken, or not made for this text.
+    #[error(
+        "a window of the text costs {nats_per_token:.1} nats a token, which has no perplexity; `moce verify` checks the model's file"
+    )]
+    NoPerplexity {
+        /// Mean negative log likelihood of the window.
+        nats_per_token: f64,
     },
     /// A grid of policies that cannot be read.
     #[error("routing grid '{part}': {why}")]
@@ -29,9 +42,9 @@ pub enum Error {
         why: String,
     },
     /// Two cells of a sweep would have one result file.
-    #[error("the grid has cell {name} twice")]
-    CellTwice {
-        /// Its name.
+    #[error("two cells of the grid would have one file, {name}.json; name a file of capacities in another way")]
+    SameName {
+        /// The name.
         name: String,
     },
     /// A file that cannot be read or written.
@@ -41,6 +54,12 @@ pub enum Error {
         path: PathBuf,
         /// What the system or the parser says.
         cause: std::io::Error,
+    },
+    /// A folder that a sweep did not write, with files that a sweep would replace.
+    #[error("{} is there, and no sweep's cells beside it; choose another folder", path.display())]
+    ForeignFolder {
+        /// The file.
+        path: PathBuf,
     },
     /// A sweep's folder holds results of another study.
     #[error("{} belongs to another study (another model, text, --window, --limit, --bos, --kl, --kv, --touch or --start); choose another folder", path.display())]
@@ -55,7 +74,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// Folders to join do not agree.
-    #[error("{} and {} are different results, or capacities, under one name; nothing was joined", one.display(), other.display())]
+    #[error("{} and {} are different results of one cell, or different capacities under one name; nothing was joined", one.display(), other.display())]
     TwoResults {
         /// A result.
         one: PathBuf,
@@ -184,7 +203,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A partial file of results that belongs to another run.
-    #[error("{} was begun with another model, task or options; --force begins anew", path.display())]
+    #[error("{} was not begun by this run, or with another model, task or options; --force begins anew", path.display())]
     OtherResults {
         /// The file.
         path: PathBuf,

@@ -1,11 +1,21 @@
 //! What logits say of tokens, and how the likelihoods of two runs compare. Sums in f64, ids ascending.
 
+use crate::Error;
 use crate::statistics::{Interval, bootstrap};
 use moce_engine::Cpu;
 
 /// -ln softmax(logits)[target]
 pub(crate) fn negative_log_likelihood(cpu: &Cpu, logits: &[f32], target: u32) -> f64 {
     cpu.log_sum_exp(logits) - f64::from(logits[target as usize])
+}
+
+/// More nats a token have no perplexity: e^710 is beyond f64.
+const MOST_NATS: f64 = 700.0;
+
+/// The sum over a window of so many tokens, if it has a perplexity.
+pub(crate) fn window_nll(nll: f64, window_tokens: usize) -> Result<f64, Error> {
+    let nats_per_token = nll / window_tokens as f64;
+    if nats_per_token <= MOST_NATS { Ok(nll) } else { Err(Error::NoPerplexity { nats_per_token }) }
 }
 
 /// The id of the largest logit; the lowest such id. 0 where there are none.
@@ -42,7 +52,7 @@ impl PerplexityRise {
         self.of(0..self.differences.len())
     }
 
-    /// The 95 % interval, by paired bootstrap over windows; `None` where there is only one.
+    /// The 95 % interval, by paired bootstrap over windows; `None` where there are too few.
     pub(crate) fn interval(&self) -> Option<Interval> {
         bootstrap(self.differences.len(), |sample| self.of(sample.iter().copied()))
     }
@@ -60,6 +70,14 @@ mod tests {
 
     fn nll(logits: &[f32], target: u32) -> f64 {
         negative_log_likelihood(&Cpu::new(&CpuOptions::default()).unwrap(), logits, target)
+    }
+
+    #[test]
+    fn a_window_without_a_perplexity_is_an_error() {
+        assert_eq!(window_nll(1400.0, 2).unwrap(), 1400.0);
+        for nll in [1400.1, f64::INFINITY, f64::NAN] {
+            assert!(matches!(window_nll(nll, 2), Err(Error::NoPerplexity { .. })), "{nll}");
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub struct PartialFile<H, L> {
 }
 
 impl<H: Header, L: Serialize + DeserializeOwned> PartialFile<H, L> {
-    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` it is begun anew.
+    /// Begins the file, or goes on with `NAME.partial` if there is one: what that holds is returned. With `force` it is begun anew, and so it is
+    /// if no step stands in it yet.
     /// A partial file beside a whole one comes from a run with `force` that was broken off, so it is gone on with too.
     ///
     /// # Errors
@@ -51,21 +52,32 @@ impl<H: Header, L: Serialize + DeserializeOwned> PartialFile<H, L> {
         }
         let begun = if force { Vec::new() } else { whole_lines(&partial)? };
         if begun.is_empty() {
+            if !force && !is_begun::<H>(&partial)? {
+                return Err(Error::OtherResults { path: partial });
+            }
             if is_whole() {
                 return Err(Error::ResultsExist { path: path.to_owned() });
             }
-            file.set_len(0).map_err(error)?;
-            let mut file = PartialFile { path: path.to_owned(), partial, file, lines: PhantomData };
-            file.line(header)?;
-            return Ok((file, Vec::new()));
+            return PartialFile::begin(path, partial, file, header);
         }
         let (found, lines) = parse::<H, L>(&partial, &begun)?;
         if found != *header {
-            return Err(Error::OtherResults { path: partial });
+            return match lines.is_empty() {
+                true => PartialFile::begin(path, partial, file, header),
+                false => Err(Error::OtherResults { path: partial }),
+            };
         }
         // A last line that was broken off is cut away; what is whole stays as it is.
         file.set_len(begun.len() as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(error)?;
         Ok((PartialFile { path: path.to_owned(), partial, file, lines: PhantomData }, lines))
+    }
+
+    fn begin(path: &Path, partial: PathBuf, file: File, header: &H) -> Result<(Self, Vec<L>), Error> {
+        let mut file = PartialFile { path: path.to_owned(), partial, file, lines: PhantomData };
+        let begun = file.file.set_len(0).and_then(|()| file.file.rewind());
+        begun.map_err(|cause| Error::File { path: file.partial.clone(), cause })?;
+        file.line(header)?;
+        Ok((file, Vec::new()))
     }
 
     /// Adds a line.
@@ -112,6 +124,14 @@ fn whole_lines(path: &Path) -> Result<Vec<u8>, Error> {
     let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     bytes.truncate(end);
     Ok(bytes)
+}
+
+/// Whether a file without a line end is empty or holds the beginning of a first line that was broken off, and not another program's bytes.
+fn is_begun<H: Header>(path: &Path) -> Result<bool, Error> {
+    let bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
+    let first = format!("{{\"{}\":", H::KIND);
+    let common = bytes.len().min(first.len());
+    Ok(bytes[..common] == first.as_bytes()[..common])
 }
 
 fn parse<H: Header, L: DeserializeOwned>(path: &Path, lines: &[u8]) -> Result<(H, Vec<L>), Error> {

@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::divergence::{DivergenceReport, Reference};
-use crate::likelihood::{PerplexityRise, negative_log_likelihood};
+use crate::likelihood::{self, PerplexityRise, negative_log_likelihood};
 use moce_engine::routing::{Lifetimes, Phase, effective_experts};
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens};
 use moce_engine::{Engine, Session};
@@ -143,7 +143,8 @@ pub fn perplexity_in(
     let scorable = options.scorable(tokens.len());
     let windows = scorable / window;
     if windows == 0 {
-        return Err(Error::TextTooShort { tokens: scorable + 1, needed: window + 1 });
+        let is_limited = options.scorable(usize::MAX) < window;
+        return Err(Error::TextTooShort { tokens: tokens.len(), window, is_limited });
     }
     let bos = if options.bos { Some(engine.tokenizer().bos().ok_or(Error::NoBos)?) } else { None };
     let mut reference = if options.kl { Some(Reference::beside(session)?) } else { None };
@@ -162,8 +163,8 @@ pub fn perplexity_in(
             Some(reference) => reference.score(session, &input, context, targets)?,
             None => score(session, &input, context, targets)?,
         };
+        window_nll.push(likelihood::window_nll(of_window, window)?);
         nll += of_window;
-        window_nll.push(of_window);
         if progress((index + 1) * window, windows * window, nll).is_break() {
             return Err(Error::Interrupted);
         }

@@ -81,6 +81,10 @@ fn counts_are_those_of_the_engine() {
     let report = run(&trace, &options(grid, capacities, &["lru", "lfu", "s3fifo", "score"]));
     assert_eq!(report.cells.len(), 2 * (4 * 3 + 1));
     assert_as_in_session(&report.cells[0], &session);
+    // What is written in several ways is simulated once.
+    let again = vec![Capacity::Experts(20), Capacity::Experts(20)];
+    let again = run(&trace, &options("cache-prior:lambda=0.2;fast;fast", again, &["lru", "lru"]));
+    assert_eq!(again.cells.iter().map(|cell| &*cell.routing).collect::<Vec<_>>(), [&*report.cells[2].routing]);
     let (original, harmless, fast) = (&report.cells[0], &report.cells[1], &report.cells[2]);
     assert_eq!((harmless.total.misses, harmless.changed_selections), (original.total.misses, Some(0)));
     assert!(fast.total.misses < original.total.misses && fast.changed_selections > Some(0));
@@ -201,6 +205,10 @@ fn what_is_no_route_csv_is_refused_with_its_line() {
         let error = import_route_csv(format!("{preamble}{columns}{row}\n").as_bytes(), Vec::new()).unwrap_err();
         assert!(error.to_string().contains(part), "{row}: {error}");
     }
+    // What the choices were checked against does not change behind them.
+    let smaller = format!("{good}# model=/a/b.gguf arch=x n_layer=1 n_expert=2 n_expert_used=2\n");
+    let error = import_route_csv(smaller.as_bytes(), Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("line 8"), "{error}");
     for wrong in ["", "a,b,c\n", preamble] {
         assert!(import_route_csv(wrong.as_bytes(), Vec::new()).is_err());
     }

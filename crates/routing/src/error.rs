@@ -23,7 +23,9 @@ pub enum Error {
         allowed: String,
     },
     /// A parameter that is well formed but does not fit the layer.
-    #[error("{parameter} is {given}, allowed is {allowed} (layer with {experts} experts, {experts_per_token} a token)")]
+    #[error(
+        "routing {parameter} is {given}, allowed is {allowed} (layer with {experts} experts, {experts_per_token} a token)"
+    )]
     Parameter {
         /// Policy and parameter, e.g. `max-rank: m`.
         parameter: &'static str,

@@ -56,6 +56,8 @@ pub(crate) struct Layer {
     pub(crate) range_count: u64,
     /// Tokens seen in this session.
     pub(crate) tokens: u64,
+    /// `tokens` when the cache was filled last: what was put there has not stayed before a token has run.
+    filled_at: u64,
     pub(crate) counts: [Counts; 2],
     pub(crate) usage: Vec<u64>,
     /// `tokens` at the end of the token that admitted each cached expert.
@@ -73,6 +75,7 @@ impl Layer {
             range_sum: 0.0,
             range_count: 0,
             tokens: 0,
+            filled_at: 0,
             counts: [Counts::default(); 2],
             usage: vec![0; shape.experts],
             admitted_at: vec![0; shape.experts],
@@ -88,6 +91,7 @@ impl Layer {
         for &expert in start {
             self.touch(expert);
         }
+        self.filled_at = self.tokens;
     }
 
     /// As at the start of a session, but for what was counted.
@@ -161,6 +165,9 @@ impl Layer {
     /// Lifetimes so far, experts still cached counted up to now.
     pub(crate) fn lifetimes_to_now(&self) -> Lifetimes {
         let mut lifetimes = self.lifetimes;
+        if self.tokens == self.filled_at {
+            return lifetimes;
+        }
         for expert in self.recency.iter() {
             lifetimes.add(self.tokens - self.admitted_at[expert as usize], true);
         }
@@ -184,6 +191,7 @@ impl Layer {
             self.recency.push_back(expert);
             self.admitted_at[expert as usize] = self.tokens;
         }
+        self.filled_at = self.tokens;
     }
 
     /// Checks the scores, takes the token into the range and finds the model's own choice.

@@ -101,6 +101,22 @@ fn a_lifetime_runs_from_token_end_to_token_end() {
 }
 
 #[test]
+fn what_a_start_puts_into_a_cache_has_no_lifetime_before_a_token() {
+    let mut session = session(RoutingOptions { start: Start::First, ..RoutingOptions::default() });
+    let mut out = Selection::default();
+    assert_eq!(session.lifetimes(0).count, 0);
+    session.restart_caches();
+    for _ in 0..3 {
+        session.replay(0, &[0, 1], None, Phase::Prompt, &mut out).unwrap();
+    }
+    let lifetimes = session.lifetimes(0);
+    assert_eq!((lifetimes.count, lifetimes.sum, lifetimes.still_cached), (2, 6, 2));
+    session.restart_caches();
+    session.restart();
+    assert_eq!(session.lifetimes(0), lifetimes);
+}
+
+#[test]
 fn each_phase_has_its_policy_and_its_counts() {
     let options = RoutingOptions {
         policy: "cache-prior:lambda=1,j=0".parse().unwrap(),

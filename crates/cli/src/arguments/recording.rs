@@ -13,8 +13,8 @@ pub(crate) struct Recording {
     /// Write the choice of experts to this file (a trace without scores)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) record_routing: Option<PathBuf>,
-    /// Choose experts exactly as in this record of the same model and text, whatever --routing says
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Choose experts exactly as in this record of the same model and text, instead of --routing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "routing")]
     pub(crate) replay_routing: Option<PathBuf>,
 }
 

@@ -1,6 +1,6 @@
 //! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
 
-use super::{Setting, open_engine, write_json};
+use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, with_default,
 };
@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
         let document = Document { setting: Setting::of(&engine), report: &report };
         write_json(&mut std::io::stdout().lock(), &document)?;
     } else {
-        print(&report)?;
+        print(&report, leans_in_vain(&engine))?;
     }
     Ok(compared?)
 }
@@ -130,7 +130,9 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
         "mmlu" => TaskSource::Mmlu(data()?),
         "gsm8k" => TaskSource::Gsm8k(data()?),
         file if Path::new(file).is_file() => TaskSource::File(file.into()),
-        other => return Err(usage(format!("'{other}' is no task: mmlu, gsm8k, or a file of questions"))),
+        other => {
+            return Err(usage(format!("'{other}' is neither mmlu nor gsm8k, and there is no such file of questions")));
+        }
     };
     if matches!(source, TaskSource::File(_)) && arguments.shots.is_none() && arguments.shot_count.is_some() {
         return Err(usage("--shot-count needs --shots: a file of questions has no examples of its own"));
@@ -161,7 +163,7 @@ struct Document<'a> {
     report: &'a EvaluationReport,
 }
 
-fn print(report: &EvaluationReport) -> std::io::Result<()> {
+fn print(report: &EvaluationReport, leans_in_vain: bool) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     if report.per_subject.len() > 1 {
         for subject in &report.per_subject {
@@ -187,13 +189,16 @@ fn print(report: &EvaluationReport) -> std::io::Result<()> {
         )?;
     }
     if report.cut_prompts > 0 {
-        writeln!(output, "cut         {} prompts did not fit the context (--ctx)", report.cut_prompts)?;
+        writeln!(output, "cut         prompts that did not fit the context: {} (--ctx)", report.cut_prompts)?;
     }
     if !report.capacity.is_empty() {
         writeln!(output, "misses      {:.2} % of the choices  ({})", 100.0 * report.miss_rate, report.eviction)?;
         let changed = 100.0 * report.changed_share;
         let routing = report::routing(&report.routing, &report.routing_prompt);
         writeln!(output, "routing     {routing}, {changed:.2} % of the choices changed")?;
+        if leans_in_vain {
+            writeln!(output, "            {IN_VAIN}")?;
+        }
     }
     let Some(comparison) = &report.comparison else { return Ok(()) };
     let difference = 100.0 * comparison.accuracy_difference;

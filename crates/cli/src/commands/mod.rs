@@ -106,13 +106,20 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
     report::say(format_args!(
         "routing: {policy} (prompt: {prompt}): the text may differ from the model's own; what that costs is {price}"
     ));
-    if engine.plan().capacity == engine.plan().experts
-        && [policy, prompt].iter().any(|policy| policy.looks_at_the_cache())
-    {
-        report::say(
-            "every expert of a layer fits in its cache here: once all have run, leaning changes and saves nothing",
-        );
+    if leans_in_vain(engine) {
+        report::say(IN_VAIN);
     }
+}
+
+/// What is said where [`leans_in_vain`] is true.
+const IN_VAIN: &str =
+    "every expert of a layer fits in its cache here: once all have run, leaning changes and saves nothing";
+
+/// Whether the policy leans towards cached experts, and all will be.
+fn leans_in_vain(engine: &Engine) -> bool {
+    let routing = engine.routing();
+    let leans = [&routing.policy, &routing.prompt_policy].iter().any(|policy| policy.looks_at_the_cache());
+    leans && !engine.plan().experts.is_empty() && engine.plan().capacity == engine.plan().experts
 }
 
 /// The context length that the model was made for.

@@ -1,6 +1,6 @@
 //! `moce perplexity`: how well a model predicts a text.
 
-use super::{Setting, open_engine, write_json};
+use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, Recording, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Scoring, with_default,
 };
@@ -59,6 +59,9 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
         write_json(&mut std::io::stdout().lock(), &document)?;
     } else {
         print(&report)?;
+        if leans_in_vain(&engine) {
+            writeln!(std::io::stdout().lock(), "                      {IN_VAIN}")?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `moce run`: generates text from a prompt.
 
-use super::{Setting, open_engine, write_json};
+use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
 use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
 use crate::report::usage;
 use crate::status::{PromptProgress, Status};
@@ -169,6 +169,9 @@ fn summary_line(generation: &Generation, seed: u64, engine: &Engine, replayed: O
         });
         let policies = report::routing(&routing.policy.to_string(), &routing.prompt_policy.to_string());
         line += &format!(" | routing: {policies}{pace}{}", changed(generation));
+        if leans_in_vain(engine) {
+            line += &format!(" ({IN_VAIN})");
+        }
     }
     if let Some(bytes) = report::peak_memory() {
         line += &format!(" | peak memory: {}", report::size(bytes));

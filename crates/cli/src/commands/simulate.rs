@@ -19,6 +19,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)] // so that `--compute-ms -1` is refused by its name
 pub(crate) struct Simulate {
     /// A trace, as `moce trace record` or `moce trace import` writes it
     #[arg(value_hint = ValueHint::FilePath)]
@@ -101,7 +102,11 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         );
         report::say(report::dim(&line));
     }
-    if !global.quiet && report.cells.iter().any(|cell| cell.changed_selections.is_some_and(|changed| changed > 0)) {
+    let is_recorded = |cell: &SimulatedCell| {
+        (&cell.routing, &cell.routing_prompt) == (&report.recorded_routing, &report.recorded_routing_prompt)
+    };
+    let is_estimate = |cell: &SimulatedCell| !is_recorded(cell) && cell.changed_selections.is_some();
+    if !global.quiet && report.cells.iter().any(is_estimate) {
         report::say(report::dim(
             "misses of other choices than the recorded ones are an estimate: later scores are those of the recorded run",
         ));
@@ -119,12 +124,7 @@ fn layer_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::R
     if arguments.prompt_batch.is_some() {
         return Err(usage("--prompt-batch belongs to --scope global; caches in each layer are asked token by token"));
     }
-    let mut policies: Vec<Policy> = Vec::new();
-    for policy in arguments.routing_grid.iter().flat_map(|grid| &grid.0) {
-        if !policies.contains(policy) {
-            policies.push(policy.clone());
-        }
-    }
+    let mut policies: Vec<Policy> = arguments.routing_grid.iter().flat_map(|grid| &grid.0).cloned().collect();
     if policies.is_empty() {
         policies.push(Policy::Original);
     }

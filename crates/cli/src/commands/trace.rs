@@ -4,18 +4,19 @@ use super::{open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Sampling, positive, with_default,
 };
-use crate::{interrupt, model_path, report};
+use crate::report::{self, usage};
+use crate::{interrupt, model_path};
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand, ValueHint};
+use clap::{ArgGroup, Args, Subcommand, ValueHint};
 use moce_engine::routing::{Phase, Precision, ScoreKind, StoredScores, TraceReader};
 use moce_engine::tokenizer::SpecialTokens;
 use moce_engine::{Engine, GenerateOptions, NewFile, RoutingRecorder, Sampler, Session, generate};
 #[cfg(feature = "parquet")]
 use moce_lab::export_parquet;
-use moce_lab::{TraceInfo, export_csv, import_route_csv, record_text, trace_info};
+use moce_lab::{PerplexityOptions, TraceInfo, export_csv, import_route_csv, record_text, trace_info};
 use serde::Serialize;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,12 +50,14 @@ enum Action {
 #[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
 #[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
 #[command(mut_arg("routing_prompt", |option| with_default(option, "same; with -n: original")))]
+#[command(mut_arg("seed", |option| option.help("Seed of the random numbers [default: 0, so that a record can be repeated]")))]
+#[command(group(ArgGroup::new("text").args(["prompt", "file"]).required(true)))]
 struct Record {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
     model: Option<PathBuf>,
     /// The text
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
+    #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// A file with the text; `-` is standard input
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -65,9 +68,9 @@ struct Record {
     /// Tokens to generate behind the text, which is then one prompt; 0: the text alone, window by window as in perplexity
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     tokens: usize,
-    /// Without -n: tokens of a window
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive)]
-    window: usize,
+    /// Without -n: tokens of a window [default: 1024]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    window: Option<usize>,
     /// Without -n: at most this many tokens of the text
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     limit: Option<usize>,
@@ -123,6 +126,7 @@ pub(crate) fn run(arguments: &Trace, global: &Global) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Record(arguments) => record(arguments, global),
         Action::Info(arguments) => info(arguments, global),
+        Action::Export(_) if global.json => Err(usage("a trace is exported as CSV or Parquet; leave --json away")),
         Action::Export(arguments) => export(arguments),
         Action::Import(arguments) => import(arguments, global),
     }
@@ -135,18 +139,22 @@ pub(super) fn open_trace(path: &Path) -> anyhow::Result<TraceReader<BufReader<Fi
 }
 
 fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
-    let text = match (&arguments.prompt, &arguments.file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(file)) => model_path::read_text(file)?,
-        (None, None) => bail!("give a text with -p or -f"),
-    };
     let text_alone = arguments.tokens == 0;
+    if !text_alone && (arguments.window.is_some() || arguments.limit.is_some()) {
+        return Err(usage("--window and --limit are for a text alone; with -n the text is one prompt"));
+    }
+    refuse_taken(&arguments.output, arguments.force)?;
+    let text = match &arguments.file {
+        Some(file) => model_path::read_text(file)?,
+        None => arguments.prompt.clone().expect("clap asks for one of them"),
+    };
+    let window = arguments.window.unwrap_or(PerplexityOptions::default().window);
     let routing_prompt = if text_alone { RoutingPrompt::Same } else { RoutingPrompt::Original };
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, routing_prompt, |options| {
         options.spare_slots = true;
         options.capacity.get_or_insert(STUDY_CAPACITY);
         if text_alone && arguments.options.common.ctx.is_none() {
-            options.context = Some(arguments.window);
+            options.context = Some(window);
         }
     })?;
     if engine.plan().experts.is_empty() {
@@ -158,7 +166,7 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     session.observe(Box::new(RoutingRecorder::create(&arguments.output, &session, scores, arguments.force)?));
     interrupt::listen();
     let tokens = if text_alone {
-        record_windows(arguments, &mut session, &text, global)?
+        record_windows(&mut session, &text, (window, arguments.limit), global)?
     } else {
         record_answer(arguments, &engine, &mut session, &text)?
     };
@@ -220,15 +228,20 @@ impl Recorded {
 }
 
 /// The text alone, window by window. Gives the number of tokens.
-fn record_windows(arguments: &Record, session: &mut Session, text: &str, global: &Global) -> anyhow::Result<usize> {
+fn record_windows(
+    session: &mut Session,
+    text: &str,
+    (window, limit): (usize, Option<usize>),
+    global: &Global,
+) -> anyhow::Result<usize> {
     let mut tokens = session.engine().tokenizer().encode(text, SpecialTokens::AsText)?;
-    tokens.truncate(arguments.limit.unwrap_or(usize::MAX));
+    tokens.truncate(limit.unwrap_or(usize::MAX));
     if tokens.is_empty() {
         bail!("the text is empty");
     }
     let bar = report::progress_bar(global.quiet, "{pos}/{len} tokens");
     bar.set_length(tokens.len() as u64);
-    record_text(session, &tokens, arguments.window, &mut |done, _| {
+    record_text(session, &tokens, window, &mut |done, _| {
         bar.set_position(done as u64);
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -333,17 +346,31 @@ fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
     let (_, tokens) = import_route_csv(BufReader::new(input), &mut interrupt::Writer(&mut file))
         .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
     file.finish().with_context(|| format!("cannot write {}", arguments.output.display()))?;
-    if !global.quiet {
-        report::say(report::dim(&format!("{tokens} tokens written to {}", arguments.output.display())));
+    let imported = Imported { file: arguments.output.display().to_string(), tokens };
+    if global.json {
+        write_json(&mut std::io::stdout().lock(), &imported)?;
+    } else if !global.quiet {
+        report::say(report::dim(&format!("{tokens} tokens written to {}", imported.file)));
     }
     Ok(())
 }
 
+/// What an import says of itself.
+#[derive(Serialize)]
+struct Imported {
+    file: String,
+    tokens: u64,
+}
+
 fn new_file(path: &Path, force: bool) -> anyhow::Result<NewFile> {
-    match NewFile::create(path, force) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            bail!("{} exists already; give another name or --force", path.display())
-        }
-        created => created.with_context(|| format!("cannot write {}", path.display())),
+    refuse_taken(path, force)?;
+    NewFile::create(path, force).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Before any work is done for a file that would not be written.
+fn refuse_taken(path: &Path, force: bool) -> anyhow::Result<()> {
+    if !force && path.exists() {
+        bail!("{} exists already; give another name or --force", path.display());
     }
+    Ok(())
 }

@@ -7,7 +7,6 @@ use crate::arguments::{
 use crate::{interrupt, model_path, report};
 use anyhow::Context;
 use clap::{Args, ValueHint};
-use moce_engine::routing::Start;
 use moce_engine::{Budget, Capacity, Engine, EngineOptions, NewFile};
 use moce_lab::{Half, LayerPrice, PerplexityOptions, Trials, TuneOptions, TuneStep, tune};
 use std::io::Write;
@@ -15,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)] // so that `--max-loss -1` is refused by its name
 pub(crate) struct Tune {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -48,9 +48,6 @@ pub(crate) struct Tune {
 }
 
 pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
-    if arguments.options.start != Start::Empty {
-        return Err(moce_lab::Error::WarmStart.into());
-    }
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
     let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;

@@ -122,8 +122,11 @@ impl<'q> Prompt<'q> {
         let mut cost = Cost { counts: total(session) };
         let (correct, answer) = match &self.question.expected {
             Expected::Choice { right, .. } => {
-                let log_likelihoods =
-                    if self.cut { self.score_cut(session, start, &mut cost)? } else { self.score(session, &mut cost)? };
+                let log_likelihoods = if self.cut {
+                    self.score_cut(session, start, &mut cost)?
+                } else {
+                    self.score(session, &self.context, &mut cost)?
+                };
                 let choice = highest(&log_likelihoods);
                 (choice == *right, OutcomeAnswer::Choice { choice, right: *right, log_likelihoods })
             }
@@ -151,10 +154,11 @@ impl<'q> Prompt<'q> {
         })
     }
 
-    /// Log likelihoods of the continuations: the context once, then what a continuation has beyond its first token.
-    fn score(&self, session: &mut Session, cost: &mut Cost) -> Result<Vec<f64>, Error> {
+    /// Log likelihoods of the continuations: the context once, then what a continuation has beyond its first token. The session stands
+    /// after the first tokens of the context.
+    fn score(&self, session: &mut Session, context: &[u32], cost: &mut Cost) -> Result<Vec<f64>, Error> {
         let engine = Arc::clone(session.engine());
-        cost.of(session, |session| Ok(session.prompt(&self.context[session.position()..])?))?;
+        cost.of(session, |session| Ok(session.prompt(&context[session.position()..])?))?;
         let after_context = session.snapshot();
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
         for continuation in &self.continuations {
@@ -174,10 +178,16 @@ impl<'q> Prompt<'q> {
         Ok(log_likelihoods)
     }
 
-    /// The same for what has to be cut: a continuation's own length says how much.
+    /// The same for what has to be cut: a continuation's own length says how much. Where all have one length, as letters do, the context
+    /// runs once; else it is counted for each.
     fn score_cut(&self, session: &mut Session, start: &Snapshot, cost: &mut Cost) -> Result<Vec<f64>, Error> {
         let engine = Arc::clone(session.engine());
         let context_length = engine.context();
+        let length = self.continuations[0].len();
+        if self.continuations.iter().all(|continuation| continuation.len() == length) {
+            let kept = (context_length + 1 - length).min(self.context.len());
+            return self.score(session, &self.context[self.context.len() - kept..], cost);
+        }
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
         for continuation in &self.continuations {
             let mut input = [&self.context[..], continuation].concat();

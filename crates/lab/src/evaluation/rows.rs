@@ -50,7 +50,16 @@ pub(super) fn read_table(path: &Path, subject: &str) -> Result<Vec<Row>, Error> 
         let answer = RowAnswer::Choice { choices, right };
         rows.push(Row { subject: subject.to_owned(), question: (*question).to_owned(), answer });
     }
+    if rows.is_empty() {
+        return Err(wrong(1, "there is no question".to_owned()));
+    }
     Ok(rows)
+}
+
+/// Whether a worked answer ends in `#### ` and a number, as the harness reads one.
+fn ends_in_number(answer: &str) -> bool {
+    let number = answer.rsplit_once("#### ").map_or("", |(_, number)| number);
+    number.contains(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || "-.,$".contains(c))
 }
 
 /// A number from 0, or a letter.
@@ -98,9 +107,9 @@ pub(super) fn read_json_lines(path: &Path) -> Result<Vec<Row>, Error> {
                 let right = right_choice(&answer, choices.len()).map_err(wrong)?;
                 RowAnswer::Choice { choices, right }
             }
-            (None, LineAnswer::Text(text)) if text.contains("#### ") => RowAnswer::Worked(text),
+            (None, LineAnswer::Text(text)) if ends_in_number(&text) => RowAnswer::Worked(text),
             (None, _) => {
-                let why = "without choices, the answer has to be a text that ends in '#### ' and a number";
+                let why = "without choices, the answer has to be a text that ends in '#### ' and a number, with nothing behind it";
                 return Err(wrong(why.to_owned()));
             }
         };
@@ -130,6 +139,8 @@ mod tests {
             ("{\"question\": \"q\", \"choices\": [\"x\", \"y\"], \"answer\": 2}", "'2' is none of the 2 choices"),
             ("{\"question\": \"q\", \"choices\": [\"x\"], \"answer\": 0}", "1 choices"),
             ("{\"question\": \"q\", \"answer\": \"five\"}", "#### "),
+            ("{\"question\": \"q\", \"answer\": \"#### five apples\"}", "#### "),
+            ("{\"question\": \"q\", \"answer\": \"#### 5\\n\"}", "nothing behind it"),
             ("{\"question\": \"q\", \"answer\": \"#### 5\"}", "mixes"),
             ("{", "EOF"),
         ] {

@@ -99,6 +99,9 @@ fn mmlu_subjects(folder: &Path) -> Result<Vec<String>, Error> {
         let name = entry.map_err(error)?.file_name();
         names.extend(name.to_str().and_then(|name| name.strip_suffix("_test.csv")).map(str::to_owned));
     }
+    if names.is_empty() {
+        return Err(error(std::io::Error::other("no tables called SUBJECT_test.csv in it")));
+    }
     names.sort();
     Ok(names)
 }

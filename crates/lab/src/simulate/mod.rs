@@ -172,24 +172,35 @@ fn check_scores(header: &TraceHeader, options: &SimulateOptions) -> Result<(), E
     }
 }
 
+/// Experts cached in each layer; capacities that come to the same are there once.
 fn capacities(header: &TraceHeader, asked: &[Capacity]) -> Result<Vec<Vec<usize>>, Error> {
     let experts = vec![header.experts; header.layers.len()];
-    asked.iter().map(|capacity| Ok(capacity.resolve(&experts, header.experts_per_token)?)).collect()
+    let mut capacities: Vec<Vec<usize>> = Vec::with_capacity(asked.len());
+    for capacity in asked {
+        let capacity = capacity.resolve(&experts, header.experts_per_token)?;
+        if !capacities.contains(&capacity) {
+            capacities.push(capacity);
+        }
+    }
+    Ok(capacities)
 }
 
-/// Every combination, with what it is called.
+/// Every combination, with what it is called; policies and evictions that are written in several ways are there once.
 fn list_cells<'c>(
     header: &TraceHeader,
     options: &SimulateOptions,
     capacities: &'c [Vec<usize>],
 ) -> Vec<(CellName, &'c Vec<usize>, RoutingOptions)> {
-    let mut cells = Vec::new();
+    let mut cells: Vec<(CellName, &Vec<usize>, RoutingOptions)> = Vec::new();
     for capacity in capacities {
         for eviction in &options.evictions {
             for policy in &options.policies {
                 let prompt_policy = if options.prompts_too { policy.clone() } else { Policy::Original };
                 let [routing, routing_prompt] = labels(header, policy, &prompt_policy);
                 let name = cell_name(header, capacity, (&routing, &routing_prompt), &eviction.to_string());
+                if cells.iter().any(|(other, ..)| *other == name) {
+                    continue;
+                }
                 let (touch, start) = (options.touch, options.start.clone());
                 let routing =
                     RoutingOptions { policy: policy.clone(), prompt_policy, eviction: *eviction, touch, start };

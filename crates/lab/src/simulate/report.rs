@@ -19,6 +19,8 @@ pub struct SimulationReport {
     pub experts_per_token: usize,
     /// The policy that the trace was recorded under.
     pub recorded_routing: String,
+    /// That of prompt tokens.
+    pub recorded_routing_prompt: String,
     /// `layer`: a cache in each layer; `global`: one by bytes.
     pub scope: &'static str,
     /// The constants of time, where they were given.
@@ -91,6 +93,7 @@ pub struct SimulatedPhase {
 }
 
 /// What a cell is.
+#[derive(PartialEq, Eq)]
 pub(super) struct CellName {
     pub(super) routing: String,
     pub(super) routing_prompt: String,
@@ -159,6 +162,7 @@ impl SimulationReport {
             experts: header.experts,
             experts_per_token: header.experts_per_token,
             recorded_routing: header.policy.clone(),
+            recorded_routing_prompt: header.prompt_policy.clone(),
             scope,
             timing,
             simulated_selections: 0,

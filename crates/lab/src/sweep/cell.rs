@@ -36,7 +36,7 @@ impl SweepGrid {
     /// Every cell for the model of this plan, in order.
     ///
     /// # Errors
-    /// A capacity does not fit the model, or two cells would have one name.
+    /// A capacity does not fit the model.
     pub fn cells(&self, plan: &MemoryPlan) -> Result<Vec<SweepCell>, Error> {
         let original = std::iter::once(Policy::Original);
         let policies = original.chain(self.policies.iter().filter(|&policy| *policy != Policy::Original).cloned());
@@ -47,9 +47,6 @@ impl SweepGrid {
             for &eviction in &self.evictions {
                 for policy in &policies {
                     let name = file_name(&format!("{written}_{eviction}_{policy}"));
-                    if cells.iter().any(|cell| cell.name == name) {
-                        return Err(Error::CellTwice { name });
-                    }
                     let policy = policy.clone();
                     let routing =
                         RoutingOptions { prompt_policy: policy.clone(), policy, eviction, ..self.base.clone() };
@@ -59,6 +56,25 @@ impl SweepGrid {
         }
         Ok(cells)
     }
+}
+
+/// The cells without those that say the same in another way (`50%` and `30`, `fast` and all its parameters): the first way stays. Their
+/// policies have their defaults written out.
+///
+/// # Errors
+/// Two different cells have one name.
+pub(super) fn without_repeats(cells: Vec<SweepCell>) -> Result<Vec<SweepCell>, Error> {
+    let mut distinct: Vec<SweepCell> = Vec::with_capacity(cells.len());
+    for cell in cells {
+        if distinct.iter().any(|other| other.capacities == cell.capacities && other.routing == cell.routing) {
+            continue;
+        }
+        if distinct.iter().any(|other| other.name == cell.name) {
+            return Err(Error::SameName { name: cell.name });
+        }
+        distinct.push(cell);
+    }
+    Ok(distinct)
 }
 
 /// One of several parts of a sweep, for running it on several machines.
@@ -92,20 +108,24 @@ impl std::str::FromStr for Shard {
     }
 }
 
-/// Longer names are cut and end in a fingerprint of the whole: file systems take 255 bytes, and a list of λ has more.
+/// Longer names are cut: file systems take 255 bytes, and a list of λ has more.
 const LONGEST_NAME: usize = 160;
 
-fn file_name(text: &str) -> String {
+/// `text` as the name of a file. Where it is cut, or has signs of a path that stand for nothing in a name, a fingerprint of the whole
+/// tells it from others.
+pub(super) fn file_name(text: &str) -> String {
+    let is_kept = |c: char| c.is_ascii_alphanumeric() || "._-=".contains(c);
+    let is_grid = |c: char| "%:, ".contains(c);
     let character = |c: char| match c {
         '%' => 'p',
-        c if c.is_ascii_alphanumeric() || "._-=".contains(c) => c,
+        c if is_kept(c) => c,
         _ => '-',
     };
-    let name: String = text.chars().map(character).collect();
-    if name.len() <= LONGEST_NAME {
+    let name: String = text.chars().take(LONGEST_NAME).map(character).collect();
+    if name.len() == text.len() && text.chars().all(|c| is_kept(c) || is_grid(c)) {
         name
     } else {
-        format!("{}_{}", &name[..LONGEST_NAME], fingerprint([text.as_bytes()]))
+        format!("{name}_{}", fingerprint([text.as_bytes()]))
     }
 }
 
@@ -140,13 +160,25 @@ mod tests {
         let list = |last: &str| "0.125 ".repeat(59) + last;
         let names = ["0.1", "0.2"].map(|last| file_name(&format!("50%_lru_cache-prior:lambda={}", list(last))));
         assert!(names.iter().all(|name| name.len() < 200) && names[0] != names[1], "{names:?}");
-        assert_eq!(file_name("50%_lru_fast"), "50p_lru_fast");
+        assert_eq!(file_name("50%_lru_fast:j=2,x"), "50p_lru_fast-j=2-x");
+        let paths = ["caps/x", "caps-x", "caps\\x", "半", "全"].map(file_name);
+        assert!((1..paths.len()).all(|at| !paths[..at].contains(&paths[at])), "{paths:?}");
     }
 
     #[test]
     fn cells_that_cannot_be_are_refused() {
         assert!(cells("original", &["1"]).is_err());
-        assert!(matches!(cells("original", &["4", "4"]), Err(Error::CellTwice { .. })));
+    }
+
+    #[test]
+    fn a_cell_that_is_named_in_two_ways_is_there_once() {
+        let mut all = cells("fast;max-rank", &["4", "6", "4"]).unwrap();
+        all[1].name = "another name".to_owned();
+        let distinct = without_repeats(all.clone()).unwrap();
+        assert_eq!((all.len(), distinct.len()), (3 * 2 * 3, 2 * 2 * 3));
+        assert_eq!(distinct[1].name, "another name", "the first one stays");
+        all[1].name = all[0].name.clone();
+        assert!(matches!(without_repeats(all), Err(Error::SameName { .. })));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub use store::{CellResult, merge};
 pub use summary::CellSummary;
 
 use crate::{Error, PerplexityOptions, Study, TimingModel, perplexity_in};
+use cell::without_repeats;
 use moce_engine::routing::Policy;
 use moce_engine::{Engine, Session};
 use std::ops::ControlFlow;
@@ -57,7 +58,7 @@ pub struct SweepOptions {
 /// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
 ///
 /// # Errors
-/// The model has no experts, a cell does not fit it, the folder holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
+/// The model has no experts, a cell does not fit it, the folder is another's or holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
 /// the work; what was finished is kept.
 pub fn sweep(
     engine: &Arc<Engine>,
@@ -74,18 +75,12 @@ pub fn sweep(
     for cell in &mut cells {
         cell.routing = engine.resolve_routing(&cell.routing, &cell.capacities)?;
     }
-    // One policy may be written in two ways.
-    for (index, cell) in cells.iter().enumerate() {
-        let is_same = |other: &&SweepCell| other.capacity == cell.capacity && other.routing == cell.routing;
-        if let Some(other) = cells[..index].iter().find(is_same) {
-            return Err(Error::CellTwice { name: format!("{}, {}", other.name, cell.name) });
-        }
-    }
+    let cells = without_repeats(cells)?;
     let store = Store::open(folder, Study::new(engine, text, &options.perplexity, &options.grid.base))?;
-    store.check(&cells)?;
+    let finished = store.finished(&cells)?;
     let cells = options.shard.cut(cells);
     for (number, cell) in cells.iter().enumerate() {
-        if store.has(cell) {
+        if finished.iter().any(|result| result.is_of(cell)) {
             continue;
         }
         let mut session = Session::with_routing(engine, &cell.routing, &cell.capacities)?;

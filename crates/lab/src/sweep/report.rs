@@ -1,5 +1,6 @@
 //! The report of a sweep: one HTML file that needs nothing else, to be read on paper and on a phone, and its plots as files.
 
+use super::cell::file_name;
 use super::charts::{self, Across};
 use super::store::CellResult;
 use super::summary::CellSummary;
@@ -65,7 +66,7 @@ impl Report {
              <title>Routing sweep: {model}</title><style>{STYLE}</style></head><body>\
              <h1>Routing sweep: {model}</h1>\
              <p>{} layers with experts, {} experts, {} a token. {tokens} tokens scored in windows of {}; text of {} bytes \
-             (FNV-1a {}), model {}. The policy applies to every token; caches start empty in each window, the range goes on. \
+             (FNV-1a {}), model {}. The policy applies to every token; caches start anew in each window ({}), the range goes on. \
              Rises with their 95 % interval, by paired bootstrap over windows. \
              Bold: no other cell of the same capacity has both fewer misses and lower perplexity.</p>",
             study.layers,
@@ -75,11 +76,13 @@ impl Report {
             study.text_bytes,
             escape(&study.text_hash),
             escape(&study.model_identity),
+            escape(&study.start),
         );
     }
 
     fn group(&mut self, capacity: &str, eviction: &str, rows: &[&CellSummary], results: &[&CellResult]) {
-        let (shown, file) = (escape(&format!("{capacity} experts cached, {eviction}")), file_name(capacity, eviction));
+        let (shown, file) =
+            (escape(&format!("{capacity} experts cached, {eviction}")), file_name(&format!("{capacity}-{eviction}")));
         let _ = write!(self.html, "<h2>{shown}</h2>");
         let misses = charts::pareto(rows, Across::MissRate);
         self.plot(
@@ -129,11 +132,6 @@ impl Report {
         let _ = write!(self.html, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(caption));
         self.plots.push((file.to_owned(), svg));
     }
-}
-
-fn file_name(capacity: &str, eviction: &str) -> String {
-    let character = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    format!("{capacity}-{eviction}").chars().map(character).collect()
 }
 
 fn percent(share: f64) -> String {

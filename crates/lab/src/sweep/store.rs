@@ -10,6 +10,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const CELLS: &str = "cells";
+/// Files that every sweep makes from its cells, beside plots that are called after these.
+const PUBLISHED: [&str; 4] = ["results.json", "results.parquet", "report.html", "usage.svg"];
 /// The version of the format of a cell's file.
 const VERSION: u32 = 1;
 
@@ -29,6 +31,26 @@ pub struct CellResult {
     pub report: PerplexityReport,
 }
 
+impl CellResult {
+    /// Whether it is the result of this cell, whose policy has its defaults written out: both may have been written in several ways.
+    pub(super) fn is_of(&self, cell: &SweepCell) -> bool {
+        let (policy, eviction) = (cell.routing.policy.to_string(), cell.routing.eviction.to_string());
+        self.is_at(&cell.capacities, &policy, &eviction)
+    }
+
+    fn is_beside(&self, other: &CellResult) -> bool {
+        self.is_at(&other.report.capacity, &other.policy(), &other.report.eviction)
+    }
+
+    fn is_at(&self, capacities: &[usize], policy: &str, eviction: &str) -> bool {
+        self.report.capacity == capacities && self.policy() == policy && self.report.eviction == eviction
+    }
+
+    fn policy(&self) -> String {
+        self.study.resolved(&self.report.routing)
+    }
+}
+
 /// A folder that takes the results of one study.
 pub(super) struct Store {
     folder: PathBuf,
@@ -36,36 +58,35 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens a folder, or makes it.
+    /// Opens a folder, or makes it. What another program wrote there is not written over.
     pub(super) fn open(folder: &Path, study: Study) -> Result<Store, Error> {
         let cells = folder.join(CELLS);
+        let mut published = PUBLISHED.iter().map(|name| folder.join(name));
+        if let Some(path) = published.find(|path| !cells.exists() && path.exists()) {
+            return Err(Error::ForeignFolder { path });
+        }
         std::fs::create_dir_all(&cells).map_err(|cause| Error::File { path: cells, cause })?;
         let store = Store { folder: folder.to_owned(), study };
         store.results()?;
         Ok(store)
     }
 
-    /// Refuses results that were measured with something else than the cells name now: a name holds the path of a file of capacities,
-    /// not what stands in it.
-    pub(super) fn check(&self, cells: &[SweepCell]) -> Result<(), Error> {
-        for result in self.results()? {
-            let is_other = |cell: &SweepCell| {
-                let (report, routing) = (&result.report, &cell.routing);
-                let same_routing = self.study.resolved(&report.routing) == routing.policy.to_string();
-                let same_eviction = report.eviction == routing.eviction.to_string();
-                (result.capacity == cell.capacity && report.capacity != cell.capacities)
-                    || (result.name == cell.name && !(same_routing && same_eviction))
+    /// The results that are there. Refuses those that were measured with something else than the cells name now: a name holds the
+    /// path of a file of capacities, not what stands in it.
+    pub(super) fn finished(&self, cells: &[SweepCell]) -> Result<Vec<CellResult>, Error> {
+        let results = self.results()?;
+        let is_other = |result: &&CellResult| {
+            let other_capacities = |cell: &SweepCell| result.report.capacity != cell.capacities;
+            let is_other = |cell: &SweepCell| match result.name == cell.name {
+                true => !result.is_of(cell),
+                false => result.capacity == cell.capacity && other_capacities(cell),
             };
-            if cells.iter().any(is_other) {
-                return Err(Error::OtherCell { path: self.path(&result.name) });
-            }
+            cells.iter().any(is_other)
+        };
+        match results.iter().find(is_other) {
+            Some(other) => Err(Error::OtherCell { path: self.path(&other.name) }),
+            None => Ok(results),
         }
-        Ok(())
-    }
-
-    /// Whether a cell has been finished.
-    pub(super) fn has(&self, cell: &SweepCell) -> bool {
-        self.path(&cell.name).exists()
     }
 
     pub(super) fn keep(&self, cell: &SweepCell, report: PerplexityReport) -> Result<(), Error> {
@@ -118,14 +139,17 @@ pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<TimingModel>) ->
             if all.values().next().is_some_and(|(_, first)| !first.study.is_same(&result.study)) {
                 return Err(Error::OtherStudy { path });
             }
-            let is_other = |other: &CellResult| match other.name == result.name {
-                true => *other != result,
+            let is_same = |other: &CellResult| other.name == result.name || other.is_beside(&result);
+            let is_other = |other: &CellResult| match is_same(other) {
+                true => other.report != result.report,
                 false => other.capacity == result.capacity && other.report.capacity != result.report.capacity,
             };
             if let Some((one, _)) = all.values().find(|(_, other)| is_other(other)) {
                 return Err(Error::TwoResults { one: one.clone(), other: path });
             }
-            all.insert(result.name.clone(), (path, result));
+            if !all.values().any(|(_, other)| is_same(other)) {
+                all.insert(result.name.clone(), (path, result));
+            }
         }
     }
     let Some((_, first)) = all.values().next() else { return Err(Error::NoResults { path: output.to_owned() }) };
@@ -185,7 +209,9 @@ mod tests {
     use moce_engine::routing::RoutingOptions;
     use serde_json::json;
 
+    /// Of the eviction that stands in the name, else is called as it.
     fn result(name: &str, nll: f64, capacity: [usize; 2]) -> CellResult {
+        let eviction = name.split('_').nth(1).unwrap_or(name);
         let study = json!({
             "model": "m.gguf", "model_identity": "0123456789abcdef", "layers": 0, "experts": 60, "experts_per_token": 4,
             "expert_bytes": [1, 1], "text_bytes": 9, "text_hash": "0", "window": 2, "limit": null, "bos": false, "kl": false,
@@ -194,7 +220,7 @@ mod tests {
         let report = json!({
             "tokens": 2, "words": 0, "nll": nll, "window_nll": [nll], "perplexity": 2.0, "word_perplexity": null,
             "miss_rate": 0.5, "misses_per_token": 1.0, "lifetime_mean": 1.0, "lifetime_std": 0.0, "routing": "original",
-            "eviction": "lru", "capacity": capacity, "changed_selections": 0, "changed_share": 0.0, "per_layer": [],
+            "eviction": eviction, "capacity": capacity, "changed_selections": 0, "changed_share": 0.0, "per_layer": [],
         });
         serde_json::from_value(
             json!({ "moce_sweep": VERSION, "study": study, "name": name, "capacity": "list.txt", "report": report }),
@@ -245,6 +271,36 @@ mod tests {
         filled(&at("one"), &[result("a", 1.0, [8, 8])]);
         filled(&at("two"), &[renamed]);
         assert_eq!(merge(&[at("one"), at("two")], &at("joined"), None).unwrap().len(), 2);
+        // And both may hold one cell.
+        let mut again = result("a", 1.0, [8, 8]);
+        again.study.model = "n.gguf".to_owned();
+        filled(&at("three"), &[again]);
+        assert_eq!(merge(&[at("one"), at("three")], &at("again"), None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn one_cell_under_two_names_is_joined_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        filled(&at("one"), &[result("a", 1.0, [8, 8])]);
+        let mut renamed = result("b", 1.0, [8, 8]);
+        renamed.capacity = "8".to_owned();
+        renamed.report.eviction = "a".to_owned();
+        filled(&at("two"), &[renamed]);
+        assert_eq!(merge(&[at("one"), at("two")], &at("joined"), None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_with_files_of_another_program_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("results.json"), "precious").unwrap();
+        let study = result("a", 1.0, [8, 8]).study;
+        assert!(matches!(Store::open(folder.path(), study.clone()), Err(Error::ForeignFolder { .. })));
+        assert!(!folder.path().join(CELLS).exists());
+        // A sweep's own are replaced.
+        std::fs::create_dir(folder.path().join(CELLS)).unwrap();
+        Store::open(folder.path(), study).unwrap().publish(None).unwrap();
+        assert_ne!(std::fs::read(folder.path().join("results.json")).unwrap(), b"precious");
     }
 
     #[test]
@@ -258,9 +314,12 @@ mod tests {
             routing: RoutingOptions { eviction: eviction.parse().unwrap(), ..RoutingOptions::default() },
         };
         let name = "list.txt_lru_original";
-        store.check(&[cell([8, 8], name, "lru"), cell([8, 8], "another", "lfu")]).unwrap();
+        let cells = [cell([8, 8], name, "lru"), cell([8, 8], "another", "lru"), cell([8, 8], "third", "lfu")];
+        let finished = store.finished(&cells).unwrap();
+        let is_there = |cell: &SweepCell| finished.iter().any(|result| result.is_of(cell));
+        assert_eq!(cells.each_ref().map(is_there), [true, true, false]);
         for other in [cell([8, 9], name, "lru"), cell([8, 9], "another", "lru"), cell([8, 8], name, "lfu")] {
-            assert!(matches!(store.check(&[other]), Err(Error::OtherCell { .. })));
+            assert!(matches!(store.finished(&[other]), Err(Error::OtherCell { .. })));
         }
     }
 

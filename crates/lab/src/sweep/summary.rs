@@ -141,7 +141,9 @@ fn row(
 fn logical_bytes_per_token(study: &Study, report: &PerplexityReport) -> f64 {
     let layers = report.per_layer.iter().zip(&study.expert_bytes);
     let bytes: f64 = layers.map(|(layer, &bytes)| layer.misses as f64 * bytes as f64).sum();
-    bytes / report.tokens.max(1) as f64
+    let misses: u64 = report.per_layer.iter().map(|layer| layer.misses).sum();
+    // Per token that ran: with --bos more run than are scored.
+    if misses == 0 { 0.0 } else { bytes / misses as f64 * report.misses_per_token }
 }
 
 /// The number that a capacity begins with, so that 8 comes before 30.

@@ -39,6 +39,9 @@ pub fn import_route_csv<W: Write>(input: impl BufRead, output: W) -> Result<(W, 
         let line = line.trim_end();
         let wrong = |problem: String| Error::Import { line: number, problem };
         if let Some(comment) = line.strip_prefix('#') {
+            if !rows.is_empty() {
+                return Err(wrong("a line about the model behind the choices".to_owned()));
+            }
             preamble.read(comment).map_err(wrong)?;
         } else if !has_columns {
             if line != COLUMNS {

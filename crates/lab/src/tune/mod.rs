@@ -17,6 +17,7 @@ pub use profile::{Measured, Profile};
 pub use search::LayerPrice;
 pub use trials::Trials;
 
+use crate::statistics::LEAST_UNITS;
 use crate::{Error, PerplexityOptions, PerplexityReport, perplexity_in};
 use moce_engine::routing::{CachePrior, Lambda, Policy, RoutingOptions, Start, default_protected};
 use moce_engine::tokenizer::SpecialTokens;
@@ -74,9 +75,6 @@ pub enum Half {
     Second,
 }
 
-/// The fewest windows in a half: of a handful, no bootstrap knows the spread.
-const LEAST_WINDOWS: usize = 8;
-
 /// Capacities by layer are taken if they save at least this share of the misses of the strongest policy.
 const WORTH_SPREADING: f64 = 0.01;
 
@@ -98,6 +96,15 @@ pub fn tune(
     interrupted: &dyn Fn() -> bool,
     show: &mut dyn FnMut(&TuneStep<'_>),
 ) -> Result<Profile, Error> {
+    let (capacity, [first, second]) = prepare(engine, text, options)?;
+    let mut bench = Workbench { engine, options, first, second, capacity, trials, interrupted, show };
+    let layer_prices = bench.layer_prices()?;
+    let (policies, capacity) = bench.search(&layer_prices)?;
+    Ok(Profile { layer_prices, ..bench.accept(policies, &capacity)? })
+}
+
+/// The capacities and the halves of the text, if they are some to tune with.
+fn prepare<'t>(engine: &Engine, text: &'t str, options: &TuneOptions) -> Result<(Vec<usize>, [&'t str; 2]), Error> {
     if engine.plan().experts.is_empty() {
         return Err(Error::NoExperts);
     }
@@ -111,10 +118,7 @@ pub fn tune(
         let tokens = engine.tokenizer().encode(half, SpecialTokens::AsText)?.len();
         check_windows(tokens, &options.perplexity)?;
     }
-    let mut bench = Workbench { engine, options, first, second, capacity, trials, interrupted, show };
-    let layer_prices = bench.layer_prices()?;
-    let (policies, capacity) = bench.search(&layer_prices)?;
-    Ok(Profile { layer_prices, ..bench.accept(policies, &capacity)? })
+    Ok((capacity, [first, second]))
 }
 
 /// The text cut in the middle, between words; between characters where the quarter behind the middle has no space, as in Chinese.
@@ -129,11 +133,11 @@ fn halves(text: &str) -> (&str, &str) {
 /// Refuses a half of so many tokens if it has too few windows.
 fn check_windows(tokens: usize, options: &PerplexityOptions) -> Result<(), Error> {
     let (scorable, window) = (options.scorable(tokens), options.window.max(1));
-    if scorable / window >= LEAST_WINDOWS {
+    if scorable / window >= LEAST_UNITS {
         return Ok(());
     }
-    let is_limited = options.scorable(usize::MAX) / window < LEAST_WINDOWS;
-    Err(Error::TooFewWindows { tokens: scorable, window, least: LEAST_WINDOWS, is_limited })
+    let is_limited = options.scorable(usize::MAX) / window < LEAST_UNITS;
+    Err(Error::TooFewWindows { tokens: scorable, window, least: LEAST_UNITS, is_limited })
 }
 
 struct Workbench<'a> {

@@ -55,7 +55,7 @@ impl Trials {
     /// and `profile` may exist.
     ///
     /// # Errors
-    /// The profile exists alone and `force` is not given, the partial file belongs to another search or is being written by another run, or
+    /// The text or the options are none to tune with, the profile exists alone and `force` is not given, the partial file belongs to another search or is being written by another run, or
     /// it cannot be written.
     pub fn beside(
         profile: &Path,
@@ -64,6 +64,7 @@ impl Trials {
         options: &TuneOptions,
         force: bool,
     ) -> Result<Trials, Error> {
+        super::prepare(engine, text, options)?;
         let header = TrialsHeader {
             moce_tune: TrialsHeader::VERSION,
             study: Study::new(engine, text, &options.perplexity, &options.base),
@@ -83,7 +84,9 @@ impl Trials {
 
     pub(super) fn get(&self, part: Part, policy: &Policy, capacity: &[usize]) -> Option<&PerplexityReport> {
         let policy = policy.to_string();
-        let is_it = |run: &&Run| run.part == part && run.policy == policy && run.capacity == capacity;
+        // A line that was meddled with is none.
+        let is_whole = |run: &Run| run.report.per_layer.len() == capacity.len();
+        let is_it = |run: &&Run| run.part == part && run.policy == policy && run.capacity == capacity && is_whole(run);
         self.known.iter().find(is_it).map(|run| &run.report)
     }
 

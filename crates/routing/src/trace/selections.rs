@@ -1,6 +1,7 @@
 //! Selections of a trace, to be re-applied: a run with another policy, timing or capacity then chooses as the recorded one did.
 
 use super::{NO_EXPERT, TraceError, TraceHeader, TraceReader};
+use std::collections::BTreeMap;
 use std::io::Read;
 
 /// The selections of a trace, in memory.
@@ -9,6 +10,8 @@ pub struct SelectionReplay {
     header: TraceHeader,
     /// The tokens' ids, where they are known.
     ids: Vec<Option<u32>>,
+    /// Tokens that begin a text, and whether the range begins anew there too.
+    starts: BTreeMap<usize, bool>,
     /// `[tokens, layers, K]`
     selections: Vec<u16>,
 }
@@ -19,12 +22,15 @@ impl SelectionReplay {
     /// # Errors
     /// The trace is damaged.
     pub fn read<R: Read>(mut reader: TraceReader<R>) -> Result<SelectionReplay, TraceError> {
-        let (mut ids, mut selections) = (Vec::new(), Vec::new());
+        let (mut ids, mut starts, mut selections) = (Vec::new(), BTreeMap::new(), Vec::new());
         while let Some(token) = reader.next_token()? {
+            if token.starts_sequence || token.starts_window {
+                starts.insert(ids.len(), token.starts_sequence);
+            }
             ids.push(token.id);
             selections.extend_from_slice(&token.selections);
         }
-        Ok(SelectionReplay { header: reader.header().clone(), ids, selections })
+        Ok(SelectionReplay { header: reader.header().clone(), ids, starts, selections })
     }
 
     /// What the trace is about.
@@ -43,6 +49,11 @@ impl SelectionReplay {
     /// There is no such token.
     pub fn id(&self, token: usize) -> Option<u32> {
         self.ids[token]
+    }
+
+    /// Whether a token begins a text: `Some(true)` where the range of the scores begins anew with it, `Some(false)` where it goes on.
+    pub fn start(&self, token: usize) -> Option<bool> {
+        self.starts.get(&token).copied()
     }
 
     /// The experts chosen for a token in a layer, strongest first.
