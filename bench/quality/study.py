@@ -32,8 +32,6 @@ KINDS = ["multiple-choice", "word-problems-1", "word-problems-2", "word-problems
 
 # Runs no routed expert at all and tells how much they matter.
 NO_EXPERTS = page.NO_EXPERTS
-# Where sweeps over the whole text are, by the share that is cached.
-WHOLE = {"25%": "quarter", "50%": "main", "75%": "three-quarters"}
 # The policies of the main table, the last of them NO_EXPERTS.
 MAIN = "balanced;fast;max-rank;cumulative;drop-cold;prune:k=3|0"
 PARETO = "cache-prior:lambda=0.05..0.5/9;cache-prior:lambda=0.2|0.3|0.5,j=3;max-rank:m=6|8|12|16;cumulative:p=0.5|0.7|0.9;drop-cold:j=1|2|3;prune:k=1|2|3"
@@ -287,10 +285,9 @@ def speed(study, dearest):
         model = bench_rows(study.step(f"{name}-model", *bench, *replay))
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
         whole = study.step(
-            f"whole-{capacity.rstrip('%')}", "sweep", *study.model, "-f", study.test, "--routing-grid", chosen["routing"],
-            "--capacity", capacity, *study.limited(study.arguments.quoted), "-o", study.folder / WHOLE[capacity],
+            f"whole-{capacity.rstrip('%')}", "perplexity", *study.model, "-f", study.test, "--routing", chosen["routing"],
+            "--capacity", capacity, "--kl", *study.limited(study.arguments.quoted),
         )  # fmt: skip
-        whole = next(row for row in whole if row["routing"] == chosen["routing"])
         cells.append({"chosen": chosen, "whole": whole, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
     if slow:
         grid = f"original;{cells[1]['chosen']['routing']}"

@@ -57,14 +57,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the command line cannot be meant, for any model or for this one.
+/// Whether an option has a value that cannot be meant, for any model or for this one.
 fn is_wrong_usage(error: &anyhow::Error) -> bool {
     use moce_engine::Error as Engine;
     use moce_engine::routing::Error as Routing;
-    let of_routing = |error: &Routing| matches!(error, Routing::Parameter { .. });
+    let of_routing = |error: &Routing| matches!(error, Routing::Spec { .. } | Routing::Parameter { .. });
     let of_engine = |error: &Engine| match error {
         Engine::Routing(error) => of_routing(error),
-        error => matches!(error, Engine::CapacityRange { .. } | Engine::CapacityLayers { .. }),
+        error => matches!(error, Engine::CapacityRange { .. } | Engine::ContextTooLong { .. }),
     };
     let of_lab = |error: &moce_lab::Error| match error {
         moce_lab::Error::Engine(error) => of_engine(error),

@@ -76,6 +76,14 @@ fn results_are_kept_taken_up_again_and_compared() {
     assert!(refused(&[&eval[..], &["-o", &other], &two].concat(), 1).contains("other.jsonl.partial"));
     // A partial file beside a whole one is gone on with.
     assert_eq!(with(&["-o", &other]), report);
+    // One of other options without an answer in it costs no whole one.
+    let header = text.lines().next().unwrap().replace("\"routing\":\"original\"", "\"routing\":\"prune:k=1\"");
+    std::fs::write(&partial, header + "\n").unwrap();
+    let whole = std::fs::read_to_string(&other).unwrap();
+    assert!(refused(&[&eval[..], &["-o", &other]].concat(), 1).contains("--force"));
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), whole);
+    std::fs::rename(&partial, format!("{}.partial", file("fresh.jsonl"))).unwrap();
+    assert_eq!(with(&["-o", &file("fresh.jsonl")]), report);
     let two = stdout(&[&["eval", &questions, &model, "-q", "--ctx", "128"], &two[..]].concat());
     assert!(two.contains("routing     prune:k=1 (prompt: original)"), "{two}");
 }

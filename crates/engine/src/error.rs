@@ -240,9 +240,9 @@ pub enum Error {
         /// The id now.
         given: u32,
     },
-    /// A replay where a text begins in one of the runs alone: windows of another length, for instance.
+    /// A replay where the runs do not begin a text alike: windows of another length, for instance.
     #[error(
-        "the recorded run and this one do not both begin a text at token {index}; a replay needs the same windows and the same text"
+        "at token {index} the recorded run and this one do not begin a text alike; a replay needs the same windows and the same text"
     )]
     ReplayStart {
         /// Place among all tokens run, from 0.

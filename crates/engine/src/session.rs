@@ -2,11 +2,11 @@
 
 use crate::engine::StepRequest;
 use crate::layers::LogitsWanted;
-use crate::tap::{RoutingObserver, RoutingTap, Start};
+use crate::tap::{RoutingObserver, RoutingTap};
 use crate::{CacheState, Engine, Error};
 use moce_kernels::KvCache;
 use moce_routing::{
-    EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting, TraceHeader,
+    EvictionState, Phase, Policy, RoutingOptions, ScoreReplay, SelectionReplay, SessionRouting, TextStart, TraceHeader,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl Session {
         self.engine.end_routing(&self.routing);
         self.routing.restart_caches();
         self.engine.hold(&self.routing);
-        self.tap.start(Start::Window);
+        self.tap.start(TextStart::Window);
         self.position = 0;
         self.logits.fill(0.0);
         self.branches.begin(0);
@@ -159,7 +159,7 @@ impl Session {
         self.engine.end_routing(&self.routing);
         let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
         self.routing = self.engine.begin_routing(self.routing.options(), &capacity)?;
-        self.tap.start(Start::Sequence);
+        self.tap.start(TextStart::Sequence);
         self.failed = false;
         Ok(())
     }

@@ -3,7 +3,8 @@
 
 use crate::Error;
 use moce_routing::{
-    Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TraceError, TraceHeader, TraceReader,
+    Phase, RouterScores, ScoreReplay, Selection, SelectionReplay, SessionRouting, TextStart, TraceError, TraceHeader,
+    TraceReader,
 };
 use std::fs::File;
 use std::io::BufReader;
@@ -73,16 +74,10 @@ pub trait RoutingObserver: Send {
 pub(crate) struct RoutingTap {
     source: Source,
     observer: Option<Box<dyn RoutingObserver>>,
-    start: Option<Start>,
+    /// What begins with the next token.
+    start: Option<TextStart>,
     /// Position of the step's first token in the session.
     first_position: usize,
-}
-
-/// What begins with the next token.
-#[derive(Clone, Copy)]
-pub(crate) enum Start {
-    Sequence,
-    Window,
 }
 
 enum Source {
@@ -102,7 +97,7 @@ enum Source {
 
 impl RoutingTap {
     pub(crate) fn new() -> RoutingTap {
-        RoutingTap { source: Source::Router, observer: None, start: Some(Start::Sequence), first_position: 0 }
+        RoutingTap { source: Source::Router, observer: None, start: Some(TextStart::Sequence), first_position: 0 }
     }
 
     pub(crate) fn replay_scores(&mut self, replay: Arc<ScoreReplay>) {
@@ -128,8 +123,8 @@ impl RoutingTap {
     }
 
     /// The next token begins something; a sequence where both are said.
-    pub(crate) fn start(&mut self, start: Start) {
-        if !matches!(self.start, Some(Start::Sequence)) {
+    pub(crate) fn start(&mut self, start: TextStart) {
+        if !matches!(self.start, Some(TextStart::Sequence)) {
             self.start = Some(start);
         }
     }
@@ -143,7 +138,7 @@ impl RoutingTap {
         }
         for (index, &given) in (*done..).zip(tokens) {
             let start = if index == *done { self.start } else { None };
-            if replay.start(index) != start.map(|start| matches!(start, Start::Sequence)) {
+            if replay.start(index) != start {
                 return Err(Error::ReplayStart { index });
             }
             if let Some(recorded) = replay.id(index).filter(|&recorded| recorded != given) {
@@ -159,8 +154,8 @@ impl RoutingTap {
             observer.begin(&ObservedStep {
                 tokens,
                 phase,
-                starts_sequence: matches!(self.start, Some(Start::Sequence)),
-                starts_window: matches!(self.start, Some(Start::Window)),
+                starts_sequence: matches!(self.start, Some(TextStart::Sequence)),
+                starts_window: matches!(self.start, Some(TextStart::Window)),
             });
         }
     }

@@ -203,7 +203,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A partial file of results that belongs to another run.
-    #[error("{} was not begun by this run, or with another model, task or options; --force begins anew", path.display())]
+    #[error("{} is another program's, or of another model, task or options; choose another name, or --force begins anew", path.display())]
     OtherResults {
         /// The file.
         path: PathBuf,

@@ -63,6 +63,7 @@ impl<H: Header, L: Serialize + DeserializeOwned> PartialFile<H, L> {
         let (found, lines) = parse::<H, L>(&partial, &begun)?;
         if found != *header {
             return match lines.is_empty() {
+                true if is_whole() => Err(Error::ResultsExist { path: path.to_owned() }),
                 true => PartialFile::begin(path, partial, file, header),
                 false => Err(Error::OtherResults { path: partial }),
             };

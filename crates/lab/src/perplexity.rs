@@ -143,7 +143,7 @@ pub fn perplexity_in(
     let scorable = options.scorable(tokens.len());
     let windows = scorable / window;
     if windows == 0 {
-        let is_limited = options.scorable(usize::MAX) < window;
+        let is_limited = tokens.len() > window;
         return Err(Error::TextTooShort { tokens: tokens.len(), window, is_limited });
     }
     let bos = if options.bos { Some(engine.tokenizer().bos().ok_or(Error::NoBos)?) } else { None };

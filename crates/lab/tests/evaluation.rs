@@ -8,7 +8,7 @@ use moce_engine::Session;
 use moce_engine::tokenizer::SpecialTokens;
 use moce_lab::Error;
 use moce_lab::evaluation::{
-    EvaluationHeader, EvaluationReport, Expected, Outcome, OutcomeAnswer, Shots, Task, TaskSource,
+    EvaluationHeader, EvaluationReport, Expected, Outcome, OutcomeAnswer, Question, Shots, Subject, Task, TaskSource,
 };
 use std::path::Path;
 use support::{ask, open};
@@ -91,4 +91,48 @@ fn two_policies_are_compared_question_by_question() {
     *right += 1;
     assert!(matches!(known(&other_key), Err(Error::OtherKey)));
     assert!(matches!(known(&changed), Err(Error::OtherPrompts)));
+}
+
+/// Letters leave a cut prompt equally many tokens, so that it runs once; longer answers leave it fewer.
+#[test]
+fn a_cut_prompt_runs_once_for_answers_of_one_length() {
+    const CONTEXT: usize = 16;
+    let engine = open(CONTEXT as u32, "original");
+    let layers = engine.plan().experts.len();
+    let tokens = |text: &str| engine.tokenizer().encode(text, SpecialTokens::Parse).unwrap();
+    let asked = |continuations: [&str; 3]| {
+        let continuations = continuations.map(str::to_owned).to_vec();
+        let text = "Which of these is the right one? ".repeat(8);
+        let question =
+            Question { index: 0, text: text.clone(), expected: Expected::Choice { continuations, right: 0 } };
+        let subject = Subject { name: String::new(), prefix: String::new(), questions: vec![question] };
+        let outcomes = ask(&engine, &Task { name: "cut".to_owned(), subjects: vec![subject] }, &|_| true);
+        let [outcome] = <[Outcome; 1]>::try_from(outcomes).unwrap();
+        assert!(outcome.cut);
+        let OutcomeAnswer::Choice { log_likelihoods, .. } = outcome.answer else { panic!("no choice") };
+        (outcome.layer_tokens, log_likelihoods, tokens(&text))
+    };
+    let (letters, one, text) = asked([" A", " B", " C"]);
+    let letter = tokens(" A").len();
+    assert_eq!(letters as usize, layers * (CONTEXT + 1 - letter + 3 * (letter - 1)));
+    let (mixed, other, _) = asked([" A", " a longer answer", " C"]);
+    // Before each of the three as much of the context as it leaves room for, and all of it but its last token.
+    assert!(tokens(" a longer answer").len() > letter);
+    assert_eq!(mixed as usize, 3 * layers * CONTEXT);
+    assert_eq!((one[0], one[2]), (other[0], other[2]));
+    for (continuation, log_likelihood) in [(" A", other[0]), (" a longer answer", other[1])] {
+        let continuation = tokens(continuation);
+        let mut session = Session::new(&engine).unwrap();
+        session.prompt(&text[text.len() + continuation.len() - CONTEXT - 1..]).unwrap();
+        let mut sum = 0.0;
+        for (index, &token) in continuation.iter().enumerate() {
+            let logits = session.logits();
+            let log_sum = logits.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
+            sum += f64::from(logits[token as usize]) - log_sum;
+            if index + 1 < continuation.len() {
+                session.decode(token).unwrap();
+            }
+        }
+        assert!((sum - log_likelihood).abs() < 1e-9, "{sum} {log_likelihood}");
+    }
 }

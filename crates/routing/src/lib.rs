@@ -49,6 +49,6 @@ pub use session::SessionRouting;
 pub use start::Start;
 pub use state::{EvictionState, LayerState};
 pub use trace::{
-    Precision, ScoreKind, ScoreReplay, SelectionReplay, StoredScores, TraceError, TraceHeader, TraceLayer, TraceModel,
-    TraceReader, TraceToken, TraceWriter,
+    Precision, ScoreKind, ScoreReplay, SelectionReplay, StoredScores, TextStart, TraceError, TraceHeader, TraceLayer,
+    TraceModel, TraceReader, TraceToken, TraceWriter,
 };

@@ -1,6 +1,6 @@
 //! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
 
-use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, with_default,
 };
@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
         let document = Document { setting: Setting::of(&engine), report: &report };
         write_json(&mut std::io::stdout().lock(), &document)?;
     } else {
-        print(&report, leans_in_vain(&engine))?;
+        print(&report)?;
     }
     Ok(compared?)
 }
@@ -163,7 +163,7 @@ struct Document<'a> {
     report: &'a EvaluationReport,
 }
 
-fn print(report: &EvaluationReport, leans_in_vain: bool) -> std::io::Result<()> {
+fn print(report: &EvaluationReport) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     if report.per_subject.len() > 1 {
         for subject in &report.per_subject {
@@ -196,9 +196,6 @@ fn print(report: &EvaluationReport, leans_in_vain: bool) -> std::io::Result<()> 
         let changed = 100.0 * report.changed_share;
         let routing = report::routing(&report.routing, &report.routing_prompt);
         writeln!(output, "routing     {routing}, {changed:.2} % of the choices changed")?;
-        if leans_in_vain {
-            writeln!(output, "            {IN_VAIN}")?;
-        }
     }
     let Some(comparison) = &report.comparison else { return Ok(()) };
     let difference = 100.0 * comparison.accuracy_difference;

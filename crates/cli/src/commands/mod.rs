@@ -112,8 +112,7 @@ fn announce(engine: &Engine, profile: Option<&Profile>, global: &Global) {
 }
 
 /// What is said where [`leans_in_vain`] is true.
-const IN_VAIN: &str =
-    "every expert of a layer fits in its cache here: once all have run, leaning changes and saves nothing";
+const IN_VAIN: &str = "every expert of a layer fits in its cache: once all have run, leaning changes and saves nothing";
 
 /// Whether the policy leans towards cached experts, and all will be.
 fn leans_in_vain(engine: &Engine) -> bool {

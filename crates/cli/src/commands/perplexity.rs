@@ -1,6 +1,6 @@
 //! `moce perplexity`: how well a model predicts a text.
 
-use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
+use super::{Setting, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, Recording, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Scoring, with_default,
 };
@@ -59,9 +59,6 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
         write_json(&mut std::io::stdout().lock(), &document)?;
     } else {
         print(&report)?;
-        if leans_in_vain(&engine) {
-            writeln!(std::io::stdout().lock(), "                      {IN_VAIN}")?;
-        }
     }
     Ok(())
 }
@@ -129,7 +126,7 @@ fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> s
     writeln!(output, "same likeliest token  {:.2} % of the tokens{agreement}", 100.0 * top1_agreement)
 }
 
-/// `  (95 %: 1.20 to 1.40)`; nothing where one window says nothing about the spread.
+/// `  (95 %: 1.20 to 1.40)`; nothing where too few windows say too little about the spread.
 fn range(interval: Option<Interval>, factor: f64, decimals: usize) -> String {
     interval.map_or_else(String::new, |Interval { low, high }| {
         format!("  (95 %: {:.decimals$} to {:.decimals$})", factor * low, factor * high)

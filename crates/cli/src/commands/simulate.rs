@@ -102,10 +102,13 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         );
         report::say(report::dim(&line));
     }
-    let is_recorded = |cell: &SimulatedCell| {
-        (&cell.routing, &cell.routing_prompt) == (&report.recorded_routing, &report.recorded_routing_prompt)
+    let original = Policy::Original.to_string();
+    let is_original = [&report.recorded_routing, &report.recorded_routing_prompt].iter().all(|&name| *name == original);
+    // Another policy than the recorded ones, or the same one beside other caches, is not where the scores come from.
+    let is_estimate = |cell: &SimulatedCell| match cell.changed_selections {
+        Some(changed) => !is_original || changed > 0,
+        None => false,
     };
-    let is_estimate = |cell: &SimulatedCell| !is_recorded(cell) && cell.changed_selections.is_some();
     if !global.quiet && report.cells.iter().any(is_estimate) {
         report::say(report::dim(
             "misses of other choices than the recorded ones are an estimate: later scores are those of the recorded run",

@@ -10,7 +10,6 @@ use crate::{interrupt, model_path, report, size};
 use clap::{Args, Subcommand, ValueHint};
 use moce_engine::{Budget, Engine};
 use moce_lab::{CellSummary, Shard, SweepGrid, SweepOptions, TimingModel, merge, sweep};
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -95,11 +94,7 @@ impl TimingOptions {
 pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
     if let Some(Action::Merge(Merge { folders, output, timing })) = &arguments.merge {
         let rows = merge(folders, output, timing.timing())?;
-        print(&rows, output, global)?;
-        if !global.quiet {
-            say_holes(&rows);
-        }
-        return Ok(());
+        return print(&rows, output, global);
     }
     let required = "clap asks for it";
     let output = arguments.output.as_deref().expect(required);
@@ -137,15 +132,6 @@ fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
     Ok(engine)
-}
-
-/// A shard that is missing leaves holes in the grid.
-fn say_holes(rows: &[CellSummary]) {
-    let count = |key: fn(&CellSummary) -> [&str; 2]| rows.iter().map(key).collect::<BTreeSet<_>>().len();
-    let all = count(|row| [&row.routing, ""]) * count(|row| [&row.capacity, &row.eviction]);
-    if rows.len() < all {
-        report::say(format_args!("{} of {all} combinations are there: is a shard missing?", rows.len()));
-    }
 }
 
 fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result<()> {

@@ -122,11 +122,7 @@ impl<'q> Prompt<'q> {
         let mut cost = Cost { counts: total(session) };
         let (correct, answer) = match &self.question.expected {
             Expected::Choice { right, .. } => {
-                let log_likelihoods = if self.cut {
-                    self.score_cut(session, start, &mut cost)?
-                } else {
-                    self.score(session, &self.context, &mut cost)?
-                };
+                let log_likelihoods = self.score(session, start, &mut cost)?;
                 let choice = highest(&log_likelihoods);
                 (choice == *right, OutcomeAnswer::Choice { choice, right: *right, log_likelihoods })
             }
@@ -154,16 +150,25 @@ impl<'q> Prompt<'q> {
         })
     }
 
-    /// Log likelihoods of the continuations: the context once, then what a continuation has beyond its first token. The session stands
-    /// after the first tokens of the context.
-    fn score(&self, session: &mut Session, context: &[u32], cost: &mut Cost) -> Result<Vec<f64>, Error> {
+    /// Log likelihoods of the continuations: the context once, then what a continuation has beyond its first token. A cut context runs again for
+    /// a continuation of another length, which leaves it more or fewer tokens.
+    fn score(&self, session: &mut Session, start: &Snapshot, cost: &mut Cost) -> Result<Vec<f64>, Error> {
         let engine = Arc::clone(session.engine());
-        cost.of(session, |session| Ok(session.prompt(&context[session.position()..])?))?;
-        let after_context = session.snapshot();
+        let mut after_context: Option<(usize, Snapshot)> = None;
         let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
         for continuation in &self.continuations {
+            // All of the continuation but its last token is input too.
+            let room = engine.context() + 1 - continuation.len();
+            let context = &self.context[self.context.len().saturating_sub(room)..];
+            match &after_context {
+                Some((length, snapshot)) if *length == context.len() => session.go_back(snapshot)?,
+                _ => {
+                    session.go_back(start)?;
+                    cost.of(session, |session| Ok(session.prompt(&context[session.position()..])?))?;
+                    after_context = Some((context.len(), session.snapshot()));
+                }
+            }
             let (&first, rest) = continuation.split_first().expect("empty ones are refused");
-            session.go_back(&after_context)?;
             let mut nll = negative_log_likelihood(engine.cpu(), session.logits(), first);
             if !rest.is_empty() {
                 let input = &continuation[..rest.len()];
@@ -173,39 +178,6 @@ impl<'q> Prompt<'q> {
                     })?)
                 })?;
             }
-            log_likelihoods.push(-nll);
-        }
-        Ok(log_likelihoods)
-    }
-
-    /// The same for what has to be cut: a continuation's own length says how much. Where all have one length, as letters do, the context
-    /// runs once; else it is counted for each.
-    fn score_cut(&self, session: &mut Session, start: &Snapshot, cost: &mut Cost) -> Result<Vec<f64>, Error> {
-        let engine = Arc::clone(session.engine());
-        let context_length = engine.context();
-        let length = self.continuations[0].len();
-        if self.continuations.iter().all(|continuation| continuation.len() == length) {
-            let kept = (context_length + 1 - length).min(self.context.len());
-            return self.score(session, &self.context[self.context.len() - kept..], cost);
-        }
-        let mut log_likelihoods = Vec::with_capacity(self.continuations.len());
-        for continuation in &self.continuations {
-            let mut input = [&self.context[..], continuation].concat();
-            input.drain(..input.len().saturating_sub(context_length + 1));
-            input.pop();
-            let (context, rest) = input.split_at(input.len() + 1 - continuation.len());
-            session.go_back(start)?;
-            let mut nll = 0.0;
-            cost.of(session, |session| {
-                session.prompt(context)?;
-                nll += negative_log_likelihood(engine.cpu(), session.logits(), continuation[0]);
-                if !rest.is_empty() {
-                    session.score(rest, &mut |index, logits| {
-                        nll += negative_log_likelihood(engine.cpu(), logits, continuation[index + 1]);
-                    })?;
-                }
-                Ok(())
-            })?;
             log_likelihoods.push(-nll);
         }
         Ok(log_likelihoods)

@@ -133,7 +133,8 @@ impl Store {
 pub fn merge(folders: &[PathBuf], output: &Path, timing: Option<TimingModel>) -> Result<Vec<CellSummary>, Error> {
     let mut all: BTreeMap<String, (PathBuf, CellResult)> = BTreeMap::new();
     let there = output.join(CELLS).exists().then_some(output);
-    for folder in folders.iter().map(PathBuf::as_path).chain(there) {
+    // Cells of the output keep their names, for their files stay.
+    for folder in there.into_iter().chain(folders.iter().map(PathBuf::as_path)) {
         for result in read_results(folder)? {
             let path = cell_path(folder, &result.name);
             if all.values().next().is_some_and(|(_, first)| !first.study.is_same(&result.study)) {
@@ -288,6 +289,15 @@ mod tests {
         renamed.report.eviction = "a".to_owned();
         filled(&at("two"), &[renamed]);
         assert_eq!(merge(&[at("one"), at("two")], &at("joined"), None).unwrap().len(), 1);
+        assert_eq!(merge(&[at("one")], &at("two"), None).unwrap().len(), 1);
+        // Rows with equal caches stand together, however their capacity was written.
+        let mut other = result("b", 1.5, [8, 8]);
+        other.capacity = "8".to_owned();
+        other.report.routing = "prune:k=1".to_owned();
+        other.report.eviction = "a".to_owned();
+        filled(&at("one"), &[other]);
+        let rows = merge(&[at("one")], &at("joined"), None).unwrap();
+        assert_eq!(rows.iter().map(|row| &*row.capacity).collect::<Vec<_>>(), ["list.txt", "list.txt"]);
     }
 
     #[test]

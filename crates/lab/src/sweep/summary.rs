@@ -86,6 +86,11 @@ pub(super) fn summarise(study: &Study, results: &[CellResult], timing: Option<Ti
     // The original computes the same whatever is cached, so any of its cells will do.
     let original = results.iter().map(|result| &result.report).find(|report| report.routing == "original");
     let mut rows: Vec<CellSummary> = results.iter().map(|result| row(study, result, original, timing)).collect();
+    // One capacity may be written in several ways: the first one names them all.
+    for (row, result) in rows.iter_mut().zip(results) {
+        let named = results.iter().find(|other| other.report.capacity == result.report.capacity);
+        named.expect("the result itself is one").capacity.clone_into(&mut row.capacity);
+    }
     rows.sort_by(|one, other| {
         let key = |row: &CellSummary| (natural(&row.capacity), row.capacity.clone(), row.eviction.clone());
         let by_place = key(one).partial_cmp(&key(other)).unwrap_or(std::cmp::Ordering::Equal);

@@ -22,7 +22,7 @@ pub use header::{Precision, ScoreKind, StoredScores, TraceHeader, TraceLayer, Tr
 pub use reader::TraceReader;
 pub use replay::ScoreReplay;
 pub use selections::SelectionReplay;
-pub use token::TraceToken;
+pub use token::{TextStart, TraceToken};
 pub use writer::TraceWriter;
 
 /// The first bytes of a trace.

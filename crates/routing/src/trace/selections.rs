@@ -1,6 +1,6 @@
 //! Selections of a trace, to be re-applied: a run with another policy, timing or capacity then chooses as the recorded one did.
 
-use super::{NO_EXPERT, TraceError, TraceHeader, TraceReader};
+use super::{NO_EXPERT, TextStart, TraceError, TraceHeader, TraceReader};
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -10,8 +10,8 @@ pub struct SelectionReplay {
     header: TraceHeader,
     /// The tokens' ids, where they are known.
     ids: Vec<Option<u32>>,
-    /// Tokens that begin a text, and whether the range begins anew there too.
-    starts: BTreeMap<usize, bool>,
+    /// Tokens that begin a text.
+    starts: BTreeMap<usize, TextStart>,
     /// `[tokens, layers, K]`
     selections: Vec<u16>,
 }
@@ -24,8 +24,8 @@ impl SelectionReplay {
     pub fn read<R: Read>(mut reader: TraceReader<R>) -> Result<SelectionReplay, TraceError> {
         let (mut ids, mut starts, mut selections) = (Vec::new(), BTreeMap::new(), Vec::new());
         while let Some(token) = reader.next_token()? {
-            if token.starts_sequence || token.starts_window {
-                starts.insert(ids.len(), token.starts_sequence);
+            if let Some(start) = TextStart::of(token) {
+                starts.insert(ids.len(), start);
             }
             ids.push(token.id);
             selections.extend_from_slice(&token.selections);
@@ -51,8 +51,8 @@ impl SelectionReplay {
         self.ids[token]
     }
 
-    /// Whether a token begins a text: `Some(true)` where the range of the scores begins anew with it, `Some(false)` where it goes on.
-    pub fn start(&self, token: usize) -> Option<bool> {
+    /// What a token begins, if it is the first of a text.
+    pub fn start(&self, token: usize) -> Option<TextStart> {
         self.starts.get(&token).copied()
     }
 

@@ -4,6 +4,23 @@ use super::header::Shape;
 use super::{NO_EXPERT, TraceHeader};
 use crate::Phase;
 
+/// What the first token of a text begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextStart {
+    /// A session: caches and range start anew.
+    Sequence,
+    /// A window of a measurement: caches start anew, the range goes on.
+    Window,
+}
+
+impl TextStart {
+    /// A sequence where a token is said to begin both.
+    pub(super) fn of(token: &TraceToken) -> Option<TextStart> {
+        let window = token.starts_window.then_some(TextStart::Window);
+        if token.starts_sequence { Some(TextStart::Sequence) } else { window }
+    }
+}
+
 /// A token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceToken {
