@@ -104,10 +104,10 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
     let lines = |message: &str| message.trim_end().lines().count();
     for (arguments, status, parts) in [
         (&["run", "nosuch.gguf", "-p", "x"][..], 1, &["nosuch.gguf"][..]),
-        (&["run", "-p", "x", "--ctx", "100000"], 1, &["100000", "8192"]),
+        (&["run", "-p", "x", "--ctx", "100000"], 2, &["100000", "8192"]),
         (&["run", "-p", "x", "--memory", "1MiB"], 1, &["1 MiB", "--memory"]),
-        (&["run", "-p", "x", "--capacity", "3"], 1, &["3 experts", "4", "60"]),
-        (&["run", "-p", "x", "--routing", "fast:except=0:30"], 1, &["except", "`30`", "below 30"]),
+        (&["run", "-p", "x", "--capacity", "3"], 2, &["capacity 3", "4", "60"]),
+        (&["run", "-p", "x", "--routing", "fast:except=0:30"], 2, &["except", "`30`", "below 30"]),
         (&["tokenize", "--decode", "49152"], 1, &["49152"]),
         (&["perplexity", "-f", "nosuch.txt"], 1, &["nosuch.txt"]),
     ] {
