@@ -160,7 +160,7 @@ half of the experts cached, on the whole test text:
 
 {table(["routing", "misses", "misses gone", "rise of perplexity (95 %)", "of the experts", "choices changed"], body)}
 
-Under `fast` the likeliest token is another one in {percent(1 - agreement)} of the cases.{speed_in_short(found)}
+Under `fast` the likeliest token is another one in {percent(1 - agreement)} of the cases.{tasks_in_short(found)}{speed_in_short(found)}
 
 Keep in mind: the model is small ({facts["parameters"] / 1e6:.0f} million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); one text; and
 windows of one article are not independent, so that intervals may be a little narrow.
@@ -593,6 +593,21 @@ def letters(found):
     return best, right[best], spread
 
 
+def fast_on_tasks(found):
+    """On which tasks `fast` differs from original routing, at 5 % shared out among them."""
+    reports = {name.removesuffix("-fast"): report for name, report in found["tasks"].items() if name.endswith("-fast")}
+    differs = {name: report for name, report in reports.items() if report["comparison"]["mcnemar_p"] < 0.05 / len(reports)}
+    moved = lambda name, report: f"`{name}`, {percent(found['tasks'][f'{name}-original']['accuracy'])} to {percent(report['accuracy'])}"
+    if not differs:
+        return f"Under `fast` accuracy on none of {len(reports)} tasks differs by more than chance would have it"
+    others = "; on the others it differs by no more than chance would have it" if len(differs) < len(reports) else ""
+    return f"Of {len(reports)} tasks `fast` changes the accuracy on {' and '.join(moved(*item) for item in differs.items())}{others}"
+
+
+def tasks_in_short(found):
+    return f"\n{fast_on_tasks(found)} ([Tasks](#tasks))." if found["tasks"] else ""
+
+
 def tasks_part(found, facts):
     if not found["tasks"]:
         return ""
@@ -620,7 +635,9 @@ last number* where answers are generated. Difference (in points) and McNemar's p
 
 MMLU: guessing gives 25 %, always answering {"ABCD"[letter]} {best:.1f} %; the model, which answers {spread}, is {above} at {span(mmlu['accuracy_interval'])} %. GSM8K:
 {span(gsm8k['accuracy_interval'])} %. A model of this size knows hardly anything of either, so that there is hardly anything that a policy could lose: equal
-accuracy there proves nothing."""
+accuracy there proves nothing.
+
+{fast_on_tasks(found)} (McNemar, 5 % shared out among them)."""
 
 
 def spread(speed):
