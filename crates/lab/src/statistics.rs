@@ -51,7 +51,7 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
 pub(crate) const LEAST_UNITS: usize = 8;
 
 /// Bootstrap over `units` (windows): `statistic` gets the indices of a sample drawn with replacement, as many as there are units. Paired, if
-/// it compares two runs on the same units. `None` for fewer than [`LEAST_UNITS`].
+/// it compares two runs on the same units. `None` for fewer than eight.
 ///
 /// The interval is the expanded percentile interval (Hesterberg, *What Teachers Should Know About the Bootstrap*, The American Statistician 69,
 /// 2015): resamples of few units vary too little, by √((n-1)/n) and the tails of Student's t, so it holds somewhat more than the middle 95 %
