@@ -295,7 +295,7 @@ def speed(study, dearest):
         done = study.has(slow_name)  # then neither root nor the file is needed
         with contextlib.nullcontext() if done else read_limit.read_limit(shape, slow * 1_000_000) as enter:
             rows = bench_rows(study.step(slow_name, *bench, "--replay", trace, "--routing-grid", grid, enter=enter))
-        slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "whole": cells[1]["whole"], "original": rows[0], "policy": rows[1]}
+        slow = {"megabytes": slow, "chosen": cells[1]["chosen"], "original": rows[0], "policy": rows[1]}
     return {"cells": cells, "slow": slow, "processor": machine["processor"]}
 
 

@@ -48,8 +48,7 @@ impl RoutingObserver for RoutingRecorder {
         for (index, (token, &id)) in self.tokens.iter_mut().zip(step.tokens).enumerate() {
             token.id = Some(id);
             token.phase = step.phase;
-            token.starts_sequence = index == 0 && step.starts_sequence;
-            token.starts_window = index == 0 && step.starts_window;
+            token.start = step.start.filter(|_| index == 0);
         }
     }
 

@@ -42,10 +42,8 @@ pub struct ObservedStep<'a> {
     pub tokens: &'a [u32],
     /// Whether they are given or generated.
     pub phase: Phase,
-    /// Whether the first of them is the first of a text whose routing state begins anew.
-    pub starts_sequence: bool,
-    /// Whether the first of them is the first of a text that takes the range over from the one before.
-    pub starts_window: bool,
+    /// What the first of them begins, if it is the first of a text.
+    pub start: Option<TextStart>,
 }
 
 /// Sees every choice of a session. A step runs layer by layer, and token by token within a layer.
@@ -151,12 +149,7 @@ impl RoutingTap {
     pub(crate) fn begin(&mut self, tokens: &[u32], first_position: usize, phase: Phase) {
         self.first_position = first_position;
         if let Some(observer) = &mut self.observer {
-            observer.begin(&ObservedStep {
-                tokens,
-                phase,
-                starts_sequence: matches!(self.start, Some(TextStart::Sequence)),
-                starts_window: matches!(self.start, Some(TextStart::Window)),
-            });
+            observer.begin(&ObservedStep { tokens, phase, start: self.start });
         }
     }
 

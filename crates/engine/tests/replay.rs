@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
 use moce_engine::routing::{
-    Phase, Precision, RoutingOptions, ScoreKind, ScoreReplay, StoredScores, TraceReader, TraceToken,
+    Phase, Precision, RoutingOptions, ScoreKind, ScoreReplay, StoredScores, TextStart, TraceReader, TraceToken,
 };
 use moce_engine::{
     Capacity, CpuOptions, Engine, EngineOptions, Error, RoutingRecorder, Session, read_scores, read_selections,
@@ -123,7 +123,12 @@ fn a_record_says_what_ran() {
     assert_eq!(ids, [&model.tokens[..10], &model.tokens[..2], &model.tokens[..1]].concat());
     for (index, token) in tokens.iter().enumerate() {
         assert_eq!(token.phase == Phase::Generation, index == 9);
-        assert_eq!((token.starts_sequence, token.starts_window), (index == 0 || index == 12, index == 10), "{index}");
+        let start = match index {
+            0 | 12 => Some(TextStart::Sequence),
+            10 => Some(TextStart::Window),
+            _ => None,
+        };
+        assert_eq!(token.start, start, "{index}");
         assert!((0..header.layers.len()).all(|layer| token.selection(layer).count() == 3));
     }
     let again = RoutingRecorder::create(&path, &session, None, false);

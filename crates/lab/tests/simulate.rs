@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
 use moce_engine::routing::{
-    Phase, Policy, Precision, RoutingOptions, ScoreKind, Start, StoredScores, TouchOrder, TraceReader,
+    Phase, Policy, Precision, RoutingOptions, ScoreKind, Start, StoredScores, TextStart, TouchOrder, TraceReader,
 };
 use moce_engine::{Capacity, CpuOptions, Engine, EngineOptions, RoutingRecorder, Session};
 use moce_lab::{
@@ -191,7 +191,7 @@ fn what_is_no_route_csv_is_refused_with_its_line() {
     let mut reader = TraceReader::new(&trace[..]).unwrap();
     assert_eq!(reader.header().model.name, "b");
     let first = reader.next_token().unwrap().unwrap();
-    assert!(first.starts_sequence && first.selection(0).eq([3, 1]));
+    assert!(first.start == Some(TextStart::Sequence) && first.selection(0).eq([3, 1]));
     for (row, part) in [
         ("0,0,0,0,0,4,1,0,0", "line 5"),
         ("0,0,0,1,0,0,1,0,0", "layer 1"),

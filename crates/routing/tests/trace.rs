@@ -3,15 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 use moce_routing::{
-    Phase, Precision, ScoreKind, ScoreReplay, Start, StoredScores, TouchOrder, TraceError, TraceHeader, TraceLayer,
-    TraceModel, TraceReader, TraceToken, TraceWriter,
+    Phase, Precision, ScoreKind, ScoreReplay, Start, StoredScores, TextStart, TouchOrder, TraceError, TraceHeader,
+    TraceLayer, TraceModel, TraceReader, TraceToken, TraceWriter,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 /// A token as its parts: id, phase, flags, and per layer the selection and the scores.
-type Parts = (Option<u32>, bool, bool, bool, Vec<(Vec<u32>, Vec<f32>)>);
+type Parts = (Option<u32>, bool, Option<TextStart>, Vec<(Vec<u32>, Vec<f32>)>);
 
 fn header(layers: usize, experts: usize, per_token: usize, scores: Option<StoredScores>) -> TraceHeader {
     let layer = |index: usize| TraceLayer { expert_bytes: 1000 + index as u64, capacity: per_token };
@@ -58,14 +58,15 @@ fn tokens(header: TraceHeader) -> impl Strategy<Value = (TraceHeader, Vec<Parts>
     let scores = vec((-2048i16..=2048).prop_map(f32::from), header.experts);
     let layer = vec((selection, scores), header.layers.len());
     let id = prop::option::of(0..u32::MAX);
-    vec((id, any::<bool>(), any::<bool>(), any::<bool>(), layer), 0..6).prop_map(move |tokens| (header.clone(), tokens))
+    let start = prop::option::of(prop_oneof![Just(TextStart::Sequence), Just(TextStart::Window)]);
+    vec((id, any::<bool>(), start, layer), 0..6).prop_map(move |tokens| (header.clone(), tokens))
 }
 
 fn fill(token: &mut TraceToken, parts: &Parts) {
-    let (id, generated, sequence, window, layers) = parts;
+    let (id, generated, start, layers) = parts;
     token.id = *id;
     token.phase = if *generated { Phase::Generation } else { Phase::Prompt };
-    (token.starts_sequence, token.starts_window) = (*sequence, *window);
+    token.start = *start;
     for (layer, (selection, scores)) in layers.iter().enumerate() {
         token.set_layer(layer, selection, scores);
     }
@@ -99,7 +100,7 @@ proptest! {
             let token = reader.next_token().unwrap().unwrap();
             fill(&mut expected, parts);
             prop_assert_eq!(token, &expected);
-            for (layer, (selection, scores)) in parts.4.iter().enumerate() {
+            for (layer, (selection, scores)) in parts.3.iter().enumerate() {
                 prop_assert_eq!(&token.selection(layer).collect::<Vec<_>>(), selection);
                 prop_assert_eq!(token.scores(layer), if header.scores.is_some() { &scores[..] } else { &[] });
             }
@@ -126,7 +127,7 @@ proptest! {
 
 #[test]
 fn a_trace_cut_anywhere_or_with_more_behind_is_refused() {
-    let parts: Parts = (Some(5), true, false, false, vec![(vec![2, 0], vec![0.5, -1.0, 2.0]); 2]);
+    let parts: Parts = (Some(5), true, None, vec![(vec![2, 0], vec![0.5, -1.0, 2.0]); 2]);
     let mut bytes = written(&header(2, 3, 2, F32), &[parts.clone(), parts]);
     assert_eq!(read(&bytes).unwrap(), 2);
     for length in 0..bytes.len() {
@@ -146,7 +147,7 @@ fn reseal(bytes: &mut [u8]) {
 #[test]
 fn fields_that_cannot_be_are_refused_even_under_a_right_checksum() {
     let header = header(1, 3, 2, F32);
-    let good = written(&header, &[(Some(5), true, false, false, vec![(vec![2, 0], vec![0.5, -1.0, 2.0])])]);
+    let good = written(&header, &[(Some(5), true, None, vec![(vec![2, 0], vec![0.5, -1.0, 2.0])])]);
     let token = good.len() - 24 - header.token_bytes() as usize;
     let changes: [(&str, usize, &[u8]); 14] = [
         ("contents", 12, &[2]),
@@ -238,7 +239,7 @@ fn a_replay_takes_layers_in_turn_and_tokens_around_the_end() {
     let header = header(2, 2, 1, F32);
     let token = |index: usize| -> Parts {
         let layer = |layer: usize| (vec![0], vec![(100 * index + layer) as f32, 0.0]);
-        (None, false, false, false, vec![layer(0), layer(1)])
+        (None, false, None, vec![layer(0), layer(1)])
     };
     let bytes = written(&header, &(0..10).map(token).collect::<Vec<_>>());
     let replay = ScoreReplay::read(TraceReader::new(&bytes[..]).unwrap(), 5, 25).unwrap();
@@ -255,7 +256,7 @@ fn a_replay_takes_layers_in_turn_and_tokens_around_the_end() {
 
 #[test]
 fn a_replay_keeps_only_what_it_needs_and_refuses_what_has_no_scores() {
-    let parts: Parts = (None, false, false, false, vec![(vec![0], vec![1.0, 0.0])]);
+    let parts: Parts = (None, false, None, vec![(vec![0], vec![1.0, 0.0])]);
     let bytes = written(&header(1, 2, 1, F32), &vec![parts.clone(); 100_000]);
     let found = allocation_counter::measure(|| {
         let replay = ScoreReplay::read(TraceReader::new(&bytes[..]).unwrap(), 2, 10).unwrap();

@@ -1,6 +1,6 @@
 //! Pieces of a trace as the simulation reads them: layer after layer, so that one layer's scores of many tokens lie together.
 
-use moce_engine::routing::{Phase, TraceError, TraceHeader, TraceReader};
+use moce_engine::routing::{Phase, TextStart, TraceError, TraceHeader, TraceReader};
 use std::io::Read;
 use std::ops::Range;
 
@@ -8,17 +8,6 @@ use std::ops::Range;
 const MOST_BYTES: usize = 16 << 20;
 /// Tokens of a block at most.
 const MOST_TOKENS: usize = 4096;
-
-/// What begins with a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begins {
-    /// A session: nothing is taken over.
-    Sequence,
-    /// A window of a measurement: the range is taken over.
-    Window,
-    /// Nothing: the text goes on.
-    Nothing,
-}
 
 /// Some tokens in a row.
 pub(super) struct Block {
@@ -28,7 +17,7 @@ pub(super) struct Block {
     /// Tokens that there is room for.
     room: usize,
     phases: Vec<Phase>,
-    begins: Vec<Begins>,
+    starts: Vec<Option<TextStart>>,
     /// Chosen experts of each token in a layer `[layers, room]`.
     chosen: Vec<u16>,
     /// `[layers, room, K]`
@@ -48,7 +37,7 @@ impl Block {
             per_token,
             room,
             phases: Vec::with_capacity(room),
-            begins: Vec::with_capacity(room),
+            starts: Vec::with_capacity(room),
             chosen: vec![0; layers * room],
             selections: vec![0; layers * room * per_token],
             scores: vec![0.0; layers * room * scores],
@@ -58,7 +47,7 @@ impl Block {
     /// Reads as many tokens as there is room for; none at the end of the trace.
     pub(super) fn fill<R: Read>(&mut self, reader: &mut TraceReader<R>) -> Result<(), TraceError> {
         self.phases.clear();
-        self.begins.clear();
+        self.starts.clear();
         while self.phases.len() < self.room {
             let Some(token) = reader.next_token()? else { break };
             let index = self.phases.len();
@@ -70,11 +59,7 @@ impl Block {
                 self.scores[row * self.experts..(row + 1) * self.experts].copy_from_slice(token.scores(layer));
             }
             self.phases.push(token.phase);
-            self.begins.push(match (token.starts_sequence, token.starts_window) {
-                (true, _) => Begins::Sequence,
-                (false, true) => Begins::Window,
-                (false, false) => Begins::Nothing,
-            });
+            self.starts.push(token.start);
         }
         Ok(())
     }
@@ -100,15 +85,15 @@ impl Block {
     }
 
     /// Runs of tokens in which nothing begins but with the first, with what begins there.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Begins, Range<usize>)> + '_ {
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Option<TextStart>, Range<usize>)> + '_ {
         let mut from = 0;
         std::iter::from_fn(move || {
-            let begins = *self.begins.get(from)?;
-            let rest = &self.begins[from + 1..];
-            let length = 1 + rest.iter().position(|&begins| begins != Begins::Nothing).unwrap_or(rest.len());
+            let start = *self.starts.get(from)?;
+            let rest = &self.starts[from + 1..];
+            let length = 1 + rest.iter().position(Option::is_some).unwrap_or(rest.len());
             let run = from..from + length;
             from = run.end;
-            Some((begins, run))
+            Some((start, run))
         })
     }
 }

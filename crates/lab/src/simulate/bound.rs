@@ -1,6 +1,6 @@
 //! Belady's bound on the trace of the model's own choices, layer by layer.
 
-use super::block::{Begins, Block};
+use super::block::Block;
 use super::cells::{PhaseTally, Tally, was_original};
 use crate::Error;
 use moce_engine::routing::{
@@ -46,7 +46,7 @@ impl Bound {
     pub(super) fn add(&mut self, block: &Block) -> Result<(), Error> {
         let before = self.phases.len();
         self.phases.extend((0..block.len()).map(|token| block.phase(token)));
-        let starts = block.runs().filter(|(begins, _)| *begins != Begins::Nothing);
+        let starts = block.runs().filter(|(start, _)| start.is_some());
         self.starts.extend(starts.map(|(_, tokens)| before + tokens.start));
         self.layers.par_iter_mut().enumerate().try_for_each(|(layer, requests)| {
             for token in 0..block.len() {

@@ -3,10 +3,10 @@
 //! A cell is split into units of some of its layers, because layers do not depend on each other: so that all cores have work, also for one
 //! cell.
 
-use super::block::{Begins, Block};
+use super::block::Block;
 use crate::Error;
 use moce_engine::routing::{
-    Counts, LayerShape, Lifetimes, Phase, Policy, RoutingOptions, Selection, SessionRouting, TraceHeader,
+    Counts, LayerShape, Lifetimes, Phase, Policy, RoutingOptions, Selection, SessionRouting, TextStart, TraceHeader,
 };
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -66,11 +66,11 @@ impl Unit {
     /// Routes the tokens of a block.
     pub(super) fn run(&mut self, block: &Block) -> Result<(), Error> {
         let started = Instant::now();
-        for (begins, tokens) in block.runs() {
-            match begins {
-                Begins::Sequence => self.session.restart(),
-                Begins::Window => self.session.restart_caches(),
-                Begins::Nothing => {}
+        for (start, tokens) in block.runs() {
+            match start {
+                Some(TextStart::Sequence) => self.session.restart(),
+                Some(TextStart::Window) => self.session.restart_caches(),
+                None => {}
             }
             for layer in self.layers.clone() {
                 for token in tokens.clone() {

@@ -38,7 +38,7 @@ impl Batches {
         let mut open = vec![Vec::new(); layers];
         let mut open_tokens = 0;
         while let Some(token) = reader.next_token()? {
-            let starts = token.starts_sequence || token.starts_window;
+            let starts = token.start.is_some();
             if starts || token.phase == Phase::Generation || open_tokens == prompt_batch {
                 batches.close(&mut open, Phase::Prompt);
                 open_tokens = 0;

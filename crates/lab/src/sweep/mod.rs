@@ -58,8 +58,8 @@ pub struct SweepOptions {
 /// Runs the cells that `folder` does not hold yet, then writes results, plots and the report of all that it holds.
 ///
 /// # Errors
-/// The model has no experts, a cell does not fit it, the folder is another's or holds another study, or other capacities under the same names; a file cannot be written, a cell fails, or `progress` ends
-/// the work; what was finished is kept.
+/// The model has no experts, a cell does not fit it, the folder is another program's or holds another study, or other capacities under the same
+/// names; a file cannot be written, a cell fails, or `progress` ends the work; what was finished is kept.
 pub fn sweep(
     engine: &Arc<Engine>,
     text: &str,

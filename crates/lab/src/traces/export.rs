@@ -1,7 +1,7 @@
 //! A trace as a table: one row for each chosen expert, or for each expert of each layer with its score.
 
 use crate::Error;
-use moce_engine::routing::{Phase, TraceReader};
+use moce_engine::routing::{Phase, TextStart, TraceReader};
 use std::fmt::{Display, Formatter};
 use std::io::{Read, Write};
 
@@ -35,11 +35,10 @@ pub(super) fn each_row<R: Read>(
             Phase::Prompt => "prompt",
             Phase::Generation => "generation",
         };
-        let starts = match (token.starts_sequence, token.starts_window) {
-            (true, _) => Some("sequence"),
-            (false, true) => Some("window"),
-            (false, false) => None,
-        };
+        let starts = token.start.map(|start| match start {
+            TextStart::Sequence => "sequence",
+            TextStart::Window => "window",
+        });
         for layer in 0..layers {
             let scores = token.scores(layer);
             let mut row = |expert: u32, rank: Option<usize>| {

@@ -5,7 +5,9 @@
 //! generation; slot 0 is the strongest. There are no scores in it.
 
 use crate::Error;
-use moce_engine::routing::{Phase, Start, TouchOrder, TraceHeader, TraceLayer, TraceModel, TraceToken, TraceWriter};
+use moce_engine::routing::{
+    Phase, Start, TextStart, TouchOrder, TraceHeader, TraceLayer, TraceModel, TraceToken, TraceWriter,
+};
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 
@@ -68,7 +70,7 @@ fn write<W: Write>(header: TraceHeader, rows: &[Row], output: W) -> Result<(W, u
     for rows in rows.chunk_by(|a, b| (a.turn, a.step) == (b.turn, b.step)) {
         let mut token = TraceToken::new(writer.header());
         token.phase = if rows[0].phase == 0 { Phase::Prompt } else { Phase::Generation };
-        token.starts_sequence = turn.replace(rows[0].turn) != Some(rows[0].turn);
+        token.start = (turn.replace(rows[0].turn) != Some(rows[0].turn)).then_some(TextStart::Sequence);
         for rows in rows.chunk_by(|a, b| a.layer == b.layer) {
             let experts: Vec<u32> = rows.iter().map(|row| row.expert).collect();
             let repeated = (1..experts.len()).find(|&at| experts[..at].contains(&experts[at]));

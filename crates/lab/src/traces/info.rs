@@ -1,7 +1,7 @@
 //! What a trace holds, in a page.
 
 use crate::Error;
-use moce_engine::routing::{Phase, Precision, ScoreKind, TraceReader, effective_experts};
+use moce_engine::routing::{Phase, Precision, ScoreKind, TextStart, TraceReader, effective_experts};
 use serde::Serialize;
 use std::io::Read;
 
@@ -105,8 +105,8 @@ pub fn trace_info<R: Read>(mut reader: TraceReader<R>) -> Result<TraceInfo, Erro
             Phase::Prompt => info.prompt_tokens += 1,
             Phase::Generation => info.generated_tokens += 1,
         }
-        info.sequences += u64::from(token.starts_sequence);
-        info.windows += u64::from(token.starts_window);
+        info.sequences += u64::from(token.start == Some(TextStart::Sequence));
+        info.windows += u64::from(token.start == Some(TextStart::Window));
         for (layer, usage) in usage.iter_mut().enumerate() {
             usage.resize(header.experts, 0);
             for expert in token.selection(layer) {

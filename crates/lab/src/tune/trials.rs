@@ -55,8 +55,8 @@ impl Trials {
     /// and `profile` may exist.
     ///
     /// # Errors
-    /// The text or the options are none to tune with, the profile exists alone and `force` is not given, the partial file belongs to another search or is being written by another run, or
-    /// it cannot be written.
+    /// The text or the options are none to tune with, the profile exists alone and `force` is not given, the partial file belongs to another
+    /// search or is being written by another run, or it cannot be written.
     pub fn beside(
         profile: &Path,
         engine: &Engine,

@@ -2,7 +2,8 @@
 
 use super::stream::Source;
 use super::{
-    END, GENERATED, NO_EXPERT, NO_TOKEN, Precision, STARTS_SEQUENCE, STARTS_WINDOW, TraceError, TraceHeader, TraceToken,
+    END, GENERATED, NO_EXPERT, NO_TOKEN, Precision, STARTS_SEQUENCE, STARTS_WINDOW, TextStart, TraceError, TraceHeader,
+    TraceToken,
 };
 use crate::Phase;
 use half::f16;
@@ -66,8 +67,12 @@ impl<R: Read> TraceReader<R> {
             return Err(self.source.malformed(4, "flags of a token", "0 to 7", flags));
         }
         self.token.phase = if flags & GENERATED == 0 { Phase::Prompt } else { Phase::Generation };
-        self.token.starts_sequence = flags & STARTS_SEQUENCE != 0;
-        self.token.starts_window = flags & STARTS_WINDOW != 0;
+        // Both: a sequence, of which its first window is a part.
+        self.token.start = match (flags & STARTS_SEQUENCE != 0, flags & STARTS_WINDOW != 0) {
+            (true, _) => Some(TextStart::Sequence),
+            (false, true) => Some(TextStart::Window),
+            (false, false) => None,
+        };
         self.token.id = Some(self.source.u32("a token's id")?).filter(|&id| id != NO_TOKEN);
         // Both grow layer by layer, as the bytes come.
         self.token.selections.clear();

@@ -24,7 +24,7 @@ impl SelectionReplay {
     pub fn read<R: Read>(mut reader: TraceReader<R>) -> Result<SelectionReplay, TraceError> {
         let (mut ids, mut starts, mut selections) = (Vec::new(), BTreeMap::new(), Vec::new());
         while let Some(token) = reader.next_token()? {
-            if let Some(start) = TextStart::of(token) {
+            if let Some(start) = token.start {
                 starts.insert(ids.len(), start);
             }
             ids.push(token.id);

@@ -13,14 +13,6 @@ pub enum TextStart {
     Window,
 }
 
-impl TextStart {
-    /// A sequence where a token is said to begin both.
-    pub(super) fn of(token: &TraceToken) -> Option<TextStart> {
-        let window = token.starts_window.then_some(TextStart::Window);
-        if token.starts_sequence { Some(TextStart::Sequence) } else { window }
-    }
-}
-
 /// A token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceToken {
@@ -29,10 +21,8 @@ pub struct TraceToken {
     pub id: Option<u32>,
     /// Whether it was given or generated.
     pub phase: Phase,
-    /// Whether a new session begins with it: caches and range start anew.
-    pub starts_sequence: bool,
-    /// Whether a window of a measurement begins with it: caches start anew, the range goes on.
-    pub starts_window: bool,
+    /// What begins with it, if anything does.
+    pub start: Option<TextStart>,
     /// `[layers, K]`
     pub(super) selections: Vec<u16>,
     /// `[layers, N]`, or nothing in a trace without scores.
@@ -56,8 +46,7 @@ impl TraceToken {
             shape: header.shape(),
             id: None,
             phase: Phase::Prompt,
-            starts_sequence: false,
-            starts_window: false,
+            start: None,
             selections: Vec::new(),
             scores: Vec::new(),
         }

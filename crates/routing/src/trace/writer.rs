@@ -2,7 +2,8 @@
 
 use super::stream::Sink;
 use super::{
-    END, GENERATED, NO_EXPERT, NO_TOKEN, Precision, STARTS_SEQUENCE, STARTS_WINDOW, TraceError, TraceHeader, TraceToken,
+    END, GENERATED, NO_EXPERT, NO_TOKEN, Precision, STARTS_SEQUENCE, STARTS_WINDOW, TextStart, TraceError, TraceHeader,
+    TraceToken,
 };
 use crate::Phase;
 use half::f16;
@@ -51,8 +52,8 @@ impl<W: Write> TraceWriter<W> {
         }
         let flag = |set, flag| if set { flag } else { 0 };
         let flags = flag(token.phase == Phase::Generation, GENERATED)
-            | flag(token.starts_sequence, STARTS_SEQUENCE)
-            | flag(token.starts_window, STARTS_WINDOW);
+            | flag(token.start == Some(TextStart::Sequence), STARTS_SEQUENCE)
+            | flag(token.start == Some(TextStart::Window), STARTS_WINDOW);
         self.row.clear();
         self.row.extend(flags.to_le_bytes());
         self.row.extend(token.id.unwrap_or(NO_TOKEN).to_le_bytes());
