@@ -36,14 +36,14 @@ fn demo_folders() -> Vec<PathBuf> {
     home.into_iter().chain(beside.map(Path::to_owned)).chain(source).map(|folder| folder.join("models")).collect()
 }
 
-/// The first part of `demo*.gguf` in a folder.
+/// The last of the models `demo*.gguf` in a folder, by name; of a split one the first part.
 fn find_demo(folder: &Path) -> Option<PathBuf> {
     let entries = folder.read_dir().ok()?;
     let is_demo = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("demo") && name.ends_with(".gguf")
+        name.starts_with("demo") && name.ends_with(".gguf") && (name.contains("-00001-of-") || !name.contains("-of-"))
     };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_demo).min()
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_demo).max()
 }
 
 /// Reads a text file, or standard input for `-`.

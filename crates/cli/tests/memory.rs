@@ -6,20 +6,15 @@
 
 use moce_convert::{Shape, write_shape};
 use moce_quant::Format;
-use moce_testkit::MemoryGroup;
+use moce_testkit::{MemoryGroup, demo_model};
 use serde_json::Value;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 const MIB: u64 = 1 << 20;
 /// Of a run that fills it.
 const CONTEXT: usize = 192;
-
-/// The demo model, which ships with the repository: 135 MB.
-fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf")
-}
 
 /// Runs a model in the group. Its tokens are drawn almost uniformly, so that experts miss as often as they can.
 fn run(group: &MemoryGroup, model: &Path, options: &[&str]) -> Output {
@@ -64,7 +59,7 @@ fn check(name: &str, model: &Path, budget: u64) {
 
 #[test]
 fn the_demo_model_stays_inside_its_budget() {
-    check("demo", &demo(), 170 * MIB);
+    check("demo", &demo_model(), 170 * MIB);
 }
 
 /// 440 MB with experts of 0.9 MB.
@@ -101,7 +96,7 @@ fn a_replayed_trace_counts() {
     std::fs::write(&text, "Some words that are said again and again. ".repeat(120)).unwrap();
     let moce = |options: &[&str], paths: &[(&str, &Path)]| {
         let mut command = group.command(env!("CARGO_BIN_EXE_moce"));
-        command.args(options).arg(demo()).args(["-q", "--json", "--memory", "200MiB"]);
+        command.args(options).arg(demo_model()).args(["-q", "--json", "--memory", "200MiB"]);
         for (option, path) in paths {
             command.arg(option).arg(path);
         }
@@ -122,12 +117,12 @@ fn a_replayed_trace_counts() {
 #[test]
 fn the_smallest_budget_that_is_named_works() {
     let Some(group) = MemoryGroup::new(1 << 30) else { return };
-    let refused = run(&group, &demo(), &["-p", "Hello", "-n", "2", "--memory", "1MiB"]);
+    let refused = run(&group, &demo_model(), &["-p", "Hello", "-n", "2", "--memory", "1MiB"]);
     assert_eq!(refused.status.code(), Some(1));
     let message = String::from_utf8(refused.stderr).unwrap();
     let (_, rest) = message.split_once("needs at least ").unwrap();
     let smallest: u64 = rest.split(' ').next().unwrap().parse().unwrap();
     let memory = format!("{}MiB", smallest + 1);
-    let summary = summary(&run(&group, &demo(), &["-p", "Hello", "-n", "2", "--memory", &memory]));
+    let summary = summary(&run(&group, &demo_model(), &["-p", "Hello", "-n", "2", "--memory", &memory]));
     assert!(summary["memory_plan_bytes"].as_u64().unwrap() <= (smallest + 1) * MIB);
 }

@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
+use moce_testkit::demo_model;
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-
-fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf")
-}
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
@@ -42,7 +39,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn a_packed_demo_model_runs_inspects_and_verifies() {
     let folder = tempfile::tempdir().unwrap();
-    let (input, output) = (demo(), folder.path().join("packed.gguf"));
+    let (input, output) = (demo_model(), folder.path().join("packed.gguf"));
     let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
     let said: serde_json::Value = serde_json::from_str(&stdout(&["pack", input, "-o", output, "--json"])).unwrap();
     assert_eq!(said["file_bytes"], std::fs::metadata(output).unwrap().len());
@@ -88,7 +85,8 @@ fn a_packed_demo_model_runs_inspects_and_verifies() {
 
 /// Starts packing, sends a signal after a while; returns the exit status.
 fn interrupted(output: &Path, signal: &str, after: Duration) -> Option<i32> {
-    let mut packing = command().arg("pack").arg(demo()).arg("-o").arg(output).stderr(Stdio::null()).spawn().unwrap();
+    let mut packing =
+        command().arg("pack").arg(demo_model()).arg("-o").arg(output).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(after);
     // It may have ended by itself.
     let _ = Command::new("kill").args([signal, &packing.id().to_string()]).stderr(Stdio::null()).status();
@@ -119,7 +117,7 @@ fn killed_at_any_moment_no_half_file_has_the_final_name_and_the_next_run_works()
         }
         let _ = std::fs::remove_file(&output);
     }
-    stdout(&["pack", demo().to_str().unwrap(), "-o", output.to_str().unwrap()]);
+    stdout(&["pack", demo_model().to_str().unwrap(), "-o", output.to_str().unwrap()]);
     stdout(&["verify", output.to_str().unwrap()]);
     assert_eq!(names(folder.path()), ["packed.gguf"], "what a killed run left is gone");
 }
@@ -151,7 +149,7 @@ fn a_disk_without_room_is_seen_before_and_a_disk_that_fills_up_leaves_nothing() 
     };
     let folder = disk.0.path();
     let output = folder.join("packed.gguf");
-    let (input, path) = (demo(), output.to_str().unwrap());
+    let (input, path) = (demo_model(), output.to_str().unwrap());
     let filler = folder.join("filler");
     std::fs::File::create(&filler).unwrap();
     std::fs::write(&filler, vec![1; 100 << 20]).unwrap();

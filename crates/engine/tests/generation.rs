@@ -6,22 +6,21 @@ use moce_engine::{
     CpuOptions, Engine, EngineOptions, Error, GenerateOptions, Generation, Sampler, SamplerOptions, Session,
     StopReason, generate,
 };
+use moce_testkit::demo_model;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 const CHUNK: usize = 8;
 const PROMPT: &str = "Once upon a time there was a small engine that read its experts from flash, one by one.";
 
 fn open() -> (Session, Vec<u32>) {
-    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf");
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         context: Some(64),
         chunk: Some(CHUNK),
         ..EngineOptions::default()
     };
-    let engine = Arc::new(Engine::open(&demo, &options).unwrap());
+    let engine = Arc::new(Engine::open(&demo_model(), &options).unwrap());
     let prompt = engine.tokenizer().encode_prompt(PROMPT).unwrap();
     assert!(prompt.len() > 2 * CHUNK);
     (Session::new(&engine).unwrap(), prompt)

@@ -11,6 +11,7 @@ use moce_engine::routing::{Phase, RoutingOptions};
 use moce_engine::{
     Backend, Budget, CacheState, Capacity, CpuOptions, Engine, EngineOptions, FlashOptions, Prefetch, Session,
 };
+use moce_testkit::{demo_model, mixtral_shape};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,11 +21,6 @@ const PROMPT: &str =
 /// Tokens decoded one by one after the prompt.
 const DECODED: usize = 12;
 const CONTEXT: usize = 256;
-
-/// A file among those that ship with the repository.
-fn shipped(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name)
-}
 
 /// How a run differs from the others.
 #[derive(Clone, Debug)]
@@ -97,13 +93,12 @@ fn bits(session: &mut Session, prompt: &[u32], decoded: &[u32]) -> Vec<u32> {
 
 #[test]
 fn no_way_of_streaming_changes_a_bit() {
-    let demo = || shipped("demo-00001-of-00003.gguf");
-    compare_all_ways(&std::env::var_os("MOCE_IDENTITY_MODEL").map_or_else(demo, PathBuf::from));
+    compare_all_ways(&std::env::var_os("MOCE_IDENTITY_MODEL").map_or_else(demo_model, PathBuf::from));
 }
 
 #[test]
 fn nor_does_any_with_renormalised_weights_and_no_shared_expert() {
-    compare_all_ways(&shipped("mixtral-shape.gguf"));
+    compare_all_ways(&mixtral_shape());
 }
 
 fn compare_all_ways(path: &Path) {

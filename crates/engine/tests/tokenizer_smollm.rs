@@ -4,6 +4,7 @@
 
 use moce_engine::tokenizer::{ControlTokens, SpecialTokens, TokenType, Tokenizer};
 use moce_gguf::Gguf;
+use moce_testkit::demo_model;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -11,14 +12,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-fn demo_model() -> Tokenizer {
-    let files = std::fs::read_dir(repository().join("models")).unwrap().map(|entry| entry.unwrap().path());
-    let is_demo = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with("demo") && name.ends_with(".gguf")
-    };
-    let first = files.filter(is_demo).min().expect("models/demo*.gguf ships with the repository");
-    Tokenizer::from_gguf(Gguf::open(&first).unwrap().metadata()).unwrap()
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_gguf(Gguf::open(&demo_model()).unwrap().metadata()).unwrap()
 }
 
 fn fixture() -> Value {
@@ -32,7 +27,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn ids_are_llama_cpps() {
-    let (tokenizer, fixture) = (demo_model(), fixture());
+    let (tokenizer, fixture) = (tokenizer(), fixture());
     let cases = fixture["cases"].as_array().unwrap();
     assert!(cases.len() > 40);
     for case in cases {
@@ -45,7 +40,7 @@ fn ids_are_llama_cpps() {
 
 #[test]
 fn texts_are_llama_cpps() {
-    let (tokenizer, fixture) = (demo_model(), fixture());
+    let (tokenizer, fixture) = (tokenizer(), fixture());
     for case in fixture["cases"].as_array().unwrap() {
         let ids = ids(&case["parsed"]);
         let shown = tokenizer.decode(&ids, ControlTokens::Show).unwrap();
@@ -63,7 +58,7 @@ fn texts_are_llama_cpps() {
 
 #[test]
 fn the_vocabulary_is_llama_cpps() {
-    let (tokenizer, fixture) = (demo_model(), fixture());
+    let (tokenizer, fixture) = (tokenizer(), fixture());
     assert_eq!(Some(tokenizer.vocabulary_size() as u64), fixture["vocabulary_size"].as_u64());
     assert_eq!(tokenizer.bos().map(u64::from), fixture["bos"].as_u64());
     assert_eq!(tokenizer.eos().map(u64::from), fixture["eos"].as_u64());

@@ -10,14 +10,12 @@ use moce_lab::{
     GlobalOptions, SimulateOptions, SimulatedCell, SimulationReport, export_csv, import_route_csv, parse_grid,
     record_text, simulate, simulate_global, trace_info,
 };
-use moce_testkit::data_bytes;
+use moce_testkit::{data_bytes, demo_model};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A trace in memory of the demo model, and the session that it was recorded of: two windows of text, then a generated token or two.
 fn recorded(policy: &str, precision: Option<Precision>) -> (Vec<u8>, Session) {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-00001-of-00003.gguf");
     let policy: Policy = policy.parse().unwrap();
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
@@ -27,7 +25,7 @@ fn recorded(policy: &str, precision: Option<Precision>) -> (Vec<u8>, Session) {
         context: Some(128),
         ..EngineOptions::default()
     };
-    let engine = Arc::new(Engine::open(&model, &options).unwrap());
+    let engine = Arc::new(Engine::open(&demo_model(), &options).unwrap());
     let mut session = Session::new(&engine).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.trace");

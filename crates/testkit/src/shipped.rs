@@ -1,0 +1,17 @@
+//! The models that ship with the repository, under `models/`.
+
+use std::path::{Path, PathBuf};
+
+/// The first part of the demo model, which commands use where no model is named.
+pub fn demo_model() -> PathBuf {
+    folder().join("demo-00001-of-00003.gguf")
+}
+
+/// The small model of Mixtral's shape.
+pub fn mixtral_shape() -> PathBuf {
+    folder().join("mixtral-shape.gguf")
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+}
