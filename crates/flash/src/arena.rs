@@ -184,10 +184,12 @@ impl Arena {
     /// # Errors
     /// `to` is in use or too small, or `from` has not landed whole.
     pub fn copy(&self, from: &Pin<'_>, to: SlotId) -> Result<(), Error> {
-        let count = (0..MAX_SLICES).take_while(|&slice| from.has_landed(slice)).count();
-        if from.arena.state(from.slot) != SlotState::Filled {
-            return Err(Error::NotHeld { slot: from.slot, state: from.arena.state(from.slot) });
+        // Before the slices are counted: the last of them may be landing now.
+        let state = from.arena.state(from.slot);
+        if state != SlotState::Filled {
+            return Err(Error::NotHeld { slot: from.slot, state });
         }
+        let count = (0..MAX_SLICES).take_while(|&slice| from.has_landed(slice)).count();
         let places = from.arena.slot(from.slot).places();
         let wanted = places[count - 1].end;
         let target = self.slot(to);

@@ -47,9 +47,9 @@ impl fmt::Display for Tuning {
 pub struct Probe<'a> {
     /// Lengths of the slices of an expert.
     pub slices: &'a [usize],
-    /// Slots to read into, free ones; as many experts are read at once.
+    /// Slots to read into, free ones; as many experts are read at once, fewer or parts of them where they are large.
     pub slots: &'a [SlotId],
-    /// How long it may take. A burst that has begun is finished.
+    /// How long it may take, but every tuning is tried once.
     pub limit: Duration,
     /// The depth to keep to, if it is not to be chosen.
     pub depth: Option<usize>,
@@ -75,6 +75,8 @@ const DEPTHS: [usize; 4] = [4, 8, 16, 64];
 const FAR_BEHIND: f64 = 0.7;
 /// Rates as near to the best as this count as equal: less than the device varies by itself.
 const CLOSE: f64 = 0.93;
+/// A burst is no larger than this, so that a slow device is known within seconds.
+const BURST_BYTES: usize = 32 << 20;
 /// How long the reads on the device should last, so that a computing thread need not look more often than this.
 const BRIDGED: Duration = Duration::from_millis(2);
 
@@ -97,10 +99,10 @@ impl Candidate {
 }
 
 impl Fetcher {
-    /// Tries depths and splits for at most `probe.limit`, and keeps to the best. The slots are free afterwards.
+    /// Tries depths and splits, each at least once, for about `probe.limit`, and keeps to the best. The slots are free afterwards.
     ///
     /// # Errors
-    /// A read fails, a slot is in use or too small, or no file is as large as a slice.
+    /// A read fails, a slot is in use or too small, or no file is as large as a slice. The tuning is what it was then.
     pub fn probe(&mut self, probe: &Probe<'_>) -> Result<Profile, Error> {
         let begin = Instant::now();
         let depths = probe.depth.as_ref().map_or(DEPTHS.as_slice(), std::slice::from_ref);
@@ -118,7 +120,7 @@ impl Fetcher {
                 for candidate in
                     candidates.iter_mut().filter(|one| one.rates.is_empty() || one.best() >= FAR_BEHIND * best)
                 {
-                    if begin.elapsed() >= probe.limit {
+                    if !candidate.rates.is_empty() && begin.elapsed() >= probe.limit {
                         break 'rounds;
                     }
                     self.set_tuning(candidate.tuning);
@@ -137,31 +139,45 @@ impl Fetcher {
         Ok(Profile { tuning, bandwidth, tried })
     }
 
-    /// Reads an expert into each slot; returns bytes of slices a second.
+    /// Reads an expert into each slot; returns bytes of slices a second. The slots are free afterwards.
     fn burst(&mut self, probe: &Probe<'_>, random: &mut Random) -> Result<f64, Error> {
+        let most = BURST_BYTES / probe.slices.len().max(1);
+        let slices: Vec<usize> = probe.slices.iter().map(|&bytes| bytes.min(most)).collect();
+        let expert_bytes: usize = slices.iter().sum();
+        let count = (BURST_BYTES / expert_bytes.max(1)).min(probe.slots.len());
+        let experts: Vec<(SlotId, Vec<Slice>)> =
+            probe.slots[..count].iter().map(|&slot| (slot, self.anywhere(&slices, random))).collect();
         let begin = Instant::now();
-        for &slot in probe.slots {
-            let mut slices = [Slice { file: 0, offset: 0, bytes: 0 }; crate::MAX_SLICES];
-            let count = probe.slices.len().min(slices.len());
-            for (slice, &bytes) in slices.iter_mut().zip(probe.slices) {
-                let file = random.below(self.files().len().max(1) as u64) as usize;
-                let file_bytes = self.files().get(file).map_or(0, |file| file.identity().bytes);
-                // Where GGUF may put a tensor. A slice larger than its file is refused by `request`.
-                let offset = random.below((file_bytes.saturating_sub(bytes as u64) / 32).max(1)) * 32;
-                *slice = Slice { file, offset, bytes };
-            }
-            self.request(slot, &slices[..count], Urgency::Demand)?;
+        let mut asked = Vec::with_capacity(count);
+        let mut outcome = experts.iter().try_for_each(|(slot, slices)| {
+            asked.push(*slot);
+            self.request(*slot, slices, Urgency::Demand)
+        });
+        if outcome.is_err() {
+            asked.pop();
+            asked.iter().for_each(|&slot| self.cancel(slot));
         }
-        self.submit();
-        self.wait_all()?;
+        outcome = outcome.and(self.wait_all());
         let seconds = begin.elapsed().as_secs_f64();
-        for &slot in probe.slots {
-            if let Some(error) = self.take_error(slot) {
-                return Err(error);
-            }
-            self.arena().evict(slot)?;
+        for slot in asked {
+            outcome = outcome.and(self.take_error(slot).map_or(Ok(()), Err));
+            outcome = outcome.and(self.arena().evict(slot));
         }
-        Ok((probe.slices.iter().sum::<usize>() * probe.slots.len()) as f64 / seconds.max(1e-9))
+        outcome.map(|()| (expert_bytes * count) as f64 / seconds.max(1e-9))
+    }
+
+    /// Slices of these lengths at random places, each in a file that is large enough.
+    fn anywhere(&self, slices: &[usize], random: &mut Random) -> Vec<Slice> {
+        let room = |file: usize, bytes: usize| self.files()[file].identity().bytes.checked_sub(bytes as u64);
+        let slice = |&bytes: &usize| {
+            let large: Vec<usize> = (0..self.files().len()).filter(|&file| room(file, bytes).is_some()).collect();
+            // Where there is none, `request` refuses the slice.
+            let file = large.get(random.below(large.len() as u64) as usize).copied().unwrap_or(0);
+            // Where GGUF may put a tensor.
+            let offset = random.below((room(file, bytes).unwrap_or(0) / 32).max(1)) * 32;
+            Slice { file, offset, bytes }
+        };
+        slices.iter().map(slice).collect()
     }
 }
 

@@ -181,3 +181,23 @@ fn a_backend_says_what_it_is() {
         "unknown I/O backend 'mmap' (known: auto, uring, pread)"
     );
 }
+
+#[test]
+fn a_fetcher_leaves_alone_what_another_brings_into_a_slot_that_it_once_filled() {
+    let files = in_memory(&SIZES, 4096);
+    let arena = arena(4096, 1);
+    let slot = arena.slots(0).next().unwrap();
+    let simulation = || Simulation { latency: Duration::from_millis(2), clock: Clock::real(), ..Simulation::default() };
+    let mut first = Fetcher::simulated(files.clone(), arena.clone(), simulation(), Tuning::default());
+    let mut second = Fetcher::simulated(files, arena.clone(), simulation(), Tuning::default());
+    first.request(slot, &expert(&mut Random(5)), Urgency::Demand).unwrap();
+    first.wait_all().unwrap();
+    let slices = expert(&mut Random(6));
+    second.request(slot, &slices, Urgency::Demand).unwrap();
+    second.submit();
+    first.cancel(slot);
+    drop(first);
+    assert_eq!(arena.state(slot), SlotState::InFlight, "the second's reads are on the device");
+    second.wait_all().unwrap();
+    assert_holds(&arena, slot, &slices);
+}

@@ -7,7 +7,7 @@
 mod support;
 
 use moce_flash::{
-    Arena, Clock, Fetcher, Probe, Simulation, Slice, SlotClass, SlotId, SlotState, Tuning, Urgency, slot_bytes,
+    Arena, Clock, Error, Fetcher, Probe, Simulation, Slice, SlotClass, SlotId, SlotState, Tuning, Urgency, slot_bytes,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,4 +201,40 @@ fn the_probe_keeps_what_is_fast_on_this_device_and_its_time() {
     // The burst that runs at the limit is finished: 48 reads of 128 KiB take about 100 ms here.
     assert!(begin.elapsed() < limit + Duration::from_secs(2), "{:?}", begin.elapsed());
     assert!(slots.iter().all(|&slot| arena.state(slot) == SlotState::Free));
+}
+
+#[test]
+fn the_probe_reads_no_file_that_is_too_small_and_leaves_no_slot_in_use() {
+    let probing = |sizes: &[usize]| {
+        let files = in_memory(sizes, 4096);
+        let arena = Arc::new(Arena::reserve(&[SlotClass { bytes: slot_bytes(&[SLICE; 3], 4096), count: 8 }]).unwrap());
+        let slots: Vec<SlotId> = arena.slots(0).collect();
+        let mut fetcher = Fetcher::simulated(files, arena, simulation(&Clock::virtual_time()), Tuning::default());
+        // No time at all: every tuning is tried once nevertheless.
+        let probe = Probe { slices: &[SLICE; 3], slots: &slots, limit: Duration::ZERO, depth: Some(4), seed: 0 };
+        let outcome = fetcher.probe(&probe);
+        assert!(slots.iter().all(|&slot| fetcher.arena().state(slot) == SlotState::Free));
+        assert!(fetcher.is_idle());
+        outcome
+    };
+    // Parts of a split model, one of them with little in it.
+    let profile = probing(&[FILE, SLICE / 2, FILE]).unwrap();
+    assert!(profile.tried.len() == 3 && profile.tried.iter().all(|&(_, rate)| rate > 0.0), "{profile:?}");
+    assert!(matches!(probing(&[SLICE / 2]).unwrap_err(), Error::SliceOutside { .. }));
+}
+
+#[test]
+fn the_probe_leaves_no_slot_in_use_where_it_fails() {
+    let files = in_memory(&[FILE], 4096);
+    let arena = Arc::new(Arena::reserve(&[SlotClass { bytes: slot_bytes(&[SLICE; 3], 4096), count: 3 }]).unwrap());
+    let slots: Vec<SlotId> = arena.slots(0).collect();
+    let mut fetcher = Fetcher::simulated(files, arena.clone(), simulation(&Clock::virtual_time()), Tuning::default());
+    fetcher.request(slots[2], &expert(0), Urgency::Demand).unwrap();
+    fetcher.wait_all().unwrap();
+    let pin = arena.pin(slots[2]).unwrap();
+    let probe = Probe { slices: &[SLICE; 3], slots: &slots, limit: Duration::ZERO, depth: None, seed: 0 };
+    assert!(fetcher.probe(&probe).is_err(), "its last slot is pinned");
+    assert!(slots[..2].iter().all(|&slot| arena.state(slot) == SlotState::Free));
+    assert_eq!((arena.state(slots[2]), fetcher.tuning()), (SlotState::Filled, Tuning::default()));
+    drop(pin);
 }

@@ -52,7 +52,8 @@ impl Fetch {
         }
     }
 
+    /// Whether slices have still to land: the slot is this fetch's own as long as it goes, another may fill it afterwards.
     pub(super) fn is_going(&self) -> bool {
-        matches!(self.course, Course::Going)
+        matches!(self.course, Course::Going) && self.landed < self.count
     }
 }
