@@ -13,7 +13,8 @@ pub fn free_bytes(path: &Path) -> Result<Option<u64>, Error> {
     {
         let failed = |source| Error::Folder { folder: folder.into(), source };
         let system = rustix::fs::statvfs(folder).map_err(|errno| failed(errno.into()))?;
-        Ok(Some(system.f_bavail.saturating_mul(system.f_frsize)))
+        // No blocks at all: a file system that does not know the call.
+        Ok((system.f_blocks > 0).then(|| system.f_bavail.saturating_mul(system.f_frsize)))
     }
     #[cfg(not(unix))]
     {

@@ -14,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] moce_engine::Error),
     /// A model that need not be packed again.
-    #[error("{}: packed already, for {isa}; pack the original for another instruction set", file.display())]
+    #[error("{}: packed already, for {isa:?}; pack the original for another instruction set", file.display())]
     AlreadyPacked {
         /// The model file.
         file: PathBuf,
@@ -24,6 +24,12 @@ pub enum Error {
     /// A model without anything to pack.
     #[error("{}: the model has no experts, so there is nothing to pack", file.display())]
     NoExperts {
+        /// The model file.
+        file: PathBuf,
+    },
+    /// Somebody wrote to the model while it was read.
+    #[error("{}: it changed while it was read; try again when nothing writes to it", file.display())]
+    Changed {
         /// The model file.
         file: PathBuf,
     },

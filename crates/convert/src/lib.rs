@@ -10,7 +10,7 @@
 //! it after each piece. Nothing is left behind then, nor by a full disk.
 //!
 //! Reading order: [`Shape`], `synthetic/` (tensors, weights, vocabulary), `pack`, `verify`, `pipeline` (made on all cores while the last
-//! piece is written), `disk` (is there room).
+//! piece is written), `state` (did the source change meanwhile), `disk` (is there room).
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod error;
 mod pack;
 mod pipeline;
 mod shape;
+mod state;
 mod synthetic;
 mod verify;
 

@@ -5,6 +5,7 @@
 //! ones are written.
 
 use crate::pipeline::pipelined;
+use crate::state::State;
 use crate::{Error, Progress, disk};
 use moce_engine::packed::{self, Checksums, Header, Layer};
 use moce_engine::{ExpertMap, Isa, LayerCatalogue};
@@ -23,6 +24,7 @@ const PIECE_ROWS: usize = 16;
 /// A packed model, not yet written.
 pub struct Pack<'g> {
     source: &'g Gguf,
+    state: State,
     map: ExpertMap,
     header: Header,
     writer: Writer,
@@ -49,6 +51,7 @@ impl<'g> Pack<'g> {
         if let Some(header) = Header::read(source)? {
             return Err(Error::AlreadyPacked { file: file(), isa: header.isa });
         }
+        let state = State::of(source)?;
         let map = ExpertMap::of(source)?;
         if map.layers.is_empty() {
             return Err(Error::NoExperts { file: file() });
@@ -77,7 +80,7 @@ impl<'g> Pack<'g> {
             writer.add_tensor(&layer.tensor(), TensorType::I8, &[stride, layer.count as usize])?;
         }
         writer.add_tensor(packed::CHECKSUMS, TensorType::I64, &[Checksums::count(dense, &header.layers)])?;
-        Ok(Pack { source, map, header, writer })
+        Ok(Pack { source, state, map, header, writer })
     }
 
     /// The size of the file.
@@ -93,7 +96,7 @@ impl<'g> Pack<'g> {
     /// Writes the file; `force`: in place of one that is there. Whether there is room is looked at first.
     ///
     /// # Errors
-    /// [`Error::Space`], [`Error::Stopped`], or what the system says. No half file is left behind.
+    /// [`Error::Space`], [`Error::Changed`], [`Error::Stopped`], or what the system says. No half file is left behind.
     pub fn write(&self, path: &Path, force: bool, progress: &mut Progress<'_>) -> Result<(), Error> {
         disk::check_space(path, self.file_bytes())?;
         let header = packed::checksum(&self.writer.header());
@@ -105,8 +108,13 @@ impl<'g> Pack<'g> {
             stopped = stopped || progress(written).is_break();
             if stopped { Err(io::Error::from(io::ErrorKind::Interrupted)) } else { Ok(()) }
         };
+        let mut changed = Ok(());
         let data = |tensor: &Tensor, out: &mut dyn Write| {
             if tensor.name() == packed::CHECKSUMS {
+                changed = self.state.check(self.source);
+                if changed.is_err() {
+                    return Err(io::Error::other("the source changed"));
+                }
                 return out.write_all(&sums.to_bytes());
             }
             match layers.next_if(|(_, layer)| layer.tensor() == tensor.name()) {
@@ -117,6 +125,7 @@ impl<'g> Pack<'g> {
         let outcome = if force { self.writer.replace(path, data) } else { self.writer.create(path, data) };
         match outcome {
             Err(_) if stopped => Err(Error::Stopped { file: path.into() }),
+            Err(_) if changed.is_err() => changed,
             outcome => Ok(outcome?),
         }
     }

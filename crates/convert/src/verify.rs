@@ -4,6 +4,7 @@
 //! The structure (headers, sizes, shapes) has been checked when the file was opened. Damage is listed, not stopped at.
 
 use crate::pipeline::pipelined;
+use crate::state::State;
 use crate::{Error, Progress};
 use moce_engine::packed::{self, Checksums, Header};
 use moce_gguf::{Gguf, TensorType};
@@ -59,8 +60,9 @@ enum Known {
 /// Reads every byte of an opened model.
 ///
 /// # Errors
-/// The header of a packed model contradicts itself, or `progress` stopped the work.
+/// The header of a packed model contradicts itself, the model changed while it was read, or `progress` stopped the work.
 pub fn verify(gguf: &Gguf, progress: &mut Progress<'_>) -> Result<Verification, Error> {
+    let state = State::of(gguf)?;
     let spans = spans(gguf)?;
     let mut found = Verification::default();
     for span in &spans {
@@ -116,8 +118,10 @@ pub fn verify(gguf: &Gguf, progress: &mut Progress<'_>) -> Result<Verification, 
     }
     if let Some(damage) = wrong_length(gguf, &spans)? {
         found.damaged += 1;
+        found.damage.truncate(LISTED - 1);
         found.damage.push(damage);
     }
+    state.check(gguf)?;
     Ok(found)
 }
 
@@ -207,7 +211,7 @@ fn tensor_span(tensor: &moce_gguf::Tensor) -> Span {
         part: tensor.part(),
         offset: tensor.offset(),
         bytes: tensor.bytes() as u64,
-        name: format!("tensor {}", tensor.name()),
+        name: format!("tensor {:?}", tensor.name()),
         known: Known::Weights(tensor.tensor_type()),
         checksum: None,
     }

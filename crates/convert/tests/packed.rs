@@ -8,7 +8,7 @@ use moce_engine::packed::{CHECKSUMS, Header};
 use moce_engine::{Budget, Capacity, CpuOptions, Engine, EngineOptions, ExpertMap, FlashOptions, Isa, Session};
 use moce_gguf::{Gguf, Tensor, Value, Writer};
 use moce_quant::Format;
-use moce_testkit::{TinyModel, Variant, fused, requantised, variant};
+use moce_testkit::{ModelFile, TinyModel, Variant, fused, requantised, variant};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -147,6 +147,25 @@ fn every_damaged_byte_is_found_by_verify() {
     assert!(found.damaged == 1 && found.damage[0].what.contains("expected"), "{:?}", found.damage);
     file.set_len(whole.bytes - 4096).unwrap();
     assert!(Gguf::open(&path).unwrap_err().to_string().contains("packed.gguf"));
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_gives_nothing() {
+    let source = ModelFile::new("mixtral", Format::Q4_0);
+    let path = source.folder().join("packed.gguf");
+    let model = Gguf::open(&source.path).unwrap();
+    let file = std::fs::File::options().write(true).open(&source.path).unwrap();
+    let last = model.parts()[0].bytes() - 1;
+    let mut touch = |_| {
+        // Longer than the ticks in which file systems count.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        file.write_all_at(&[0], last).unwrap();
+        ControlFlow::Continue(())
+    };
+    let packed = Pack::new(&model, Isa::best()).unwrap().write(&path, false, &mut touch);
+    assert!(matches!(packed, Err(Error::Changed { ref file }) if *file == source.path), "{packed:?}");
+    assert_eq!(std::fs::read_dir(source.folder()).unwrap().count(), 1, "nothing is left behind");
+    assert!(matches!(verify(&model, &mut touch), Err(Error::Changed { .. })));
 }
 
 #[test]

@@ -36,11 +36,12 @@ pub(crate) fn read(part: &Part, part_index: usize) -> Result<Header, Error> {
     let mut cursor = Cursor::new(part);
     let version = magic_and_version(&mut cursor, part)?;
     let tensors_at = cursor.position();
-    let tensor_count = cursor.u64("number of tensors")?;
+    let tensors = cursor.u64("number of tensors")?;
     let keys_at = cursor.position();
-    let key_count = cursor.u64("number of keys")?;
-    let tensor_count = cursor.check_count(tensors_at, "number of tensors", tensor_count, LEAST_TENSOR_BYTES)?;
-    let key_count = cursor.check_count(keys_at, "number of keys", key_count, LEAST_KEY_BYTES)?;
+    let keys = cursor.u64("number of keys")?;
+    let tensor_count =
+        check_count(&cursor, tensors_at, "number of tensors", tensors, LEAST_TENSOR_BYTES, limits::TENSORS)?;
+    let key_count = check_count(&cursor, keys_at, "number of keys", keys, LEAST_KEY_BYTES, limits::KEYS)?;
 
     let (metadata, alignment) = metadata(&mut cursor, part, key_count)?;
     let mut tensors = Vec::with_capacity(tensor_count);
@@ -54,6 +55,21 @@ pub(crate) fn read(part: &Part, part_index: usize) -> Result<Header, Error> {
     let data_start = cursor.position().next_multiple_of(alignment);
     place_tensors(&mut cursor, part, &mut tensors, &places, data_start)?;
     Ok(Header { version, metadata, tensors })
+}
+
+/// A count of entries that take at least `least_bytes` each, and of which a file has at most `limit`.
+fn check_count(
+    cursor: &Cursor<'_>,
+    offset: u64,
+    what: &str,
+    count: u64,
+    least_bytes: u64,
+    limit: usize,
+) -> Result<usize, Error> {
+    match cursor.check_count(offset, what, count, least_bytes)? {
+        count if count > limit => Err(cursor.malformed(offset, what, format_args!("at most {limit}"), count)),
+        count => Ok(count),
+    }
 }
 
 fn magic_and_version(cursor: &mut Cursor<'_>, part: &Part) -> Result<u32, Error> {

@@ -3,6 +3,12 @@
 /// Header of one file: metadata and tensor entries. The largest vocabularies in use need about 20 MB.
 pub const HEADER_BYTES: u64 = 256 << 20;
 
+/// Metadata keys of one file. Models have some dozens.
+pub const KEYS: usize = 65_536;
+
+/// Tensors of one file. The largest models have some thousands, with a tensor for each expert some ten thousands.
+pub const TENSORS: usize = 262_144;
+
 /// A metadata key or tensor name (GGUF's limit for keys).
 pub const NAME_BYTES: u64 = 65_535;
 

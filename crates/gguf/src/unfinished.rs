@@ -1,7 +1,7 @@
 //! Files that are not whole yet: their name, and who may write them. One writer at a time; what a killed one left is written over.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -28,14 +28,25 @@ pub(crate) fn create(path: &Path) -> io::Result<NamedTempFile> {
 
 /// Opens or creates a file, makes sure that nobody else is writing it, and empties it.
 fn open_alone(path: &Path) -> io::Result<File> {
-    // Not emptied at once: another process may be writing it.
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut options = File::options();
+    options.read(true).write(true);
+    let (file, is_new) = match options.clone().create_new(true).open(path) {
+        Ok(file) => (file, true),
+        // Not emptied at once: another process may be writing it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (options.open(path)?, false),
+        Err(error) => return Err(error),
+    };
     let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "another process is writing it");
     match file.try_lock() {
-        Ok(()) if !is_still(&file, path) => return Err(busy()), // it has just been finished
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(busy()),
-        Err(std::fs::TryLockError::Error(_)) => {} // a file system without locks
+        Ok(()) if is_still(&file, path) => {}
+        Ok(()) => return Err(busy()), // it has just been finished
+        Err(TryLockError::WouldBlock) => return Err(busy()),
+        Err(TryLockError::Error(_)) if is_new => {}
+        Err(TryLockError::Error(_)) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let problem = format!("this file system has no locks: if nothing is writing {name:?}, remove it");
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, problem));
+        }
     }
     file.set_len(0)?;
     Ok(file)
@@ -87,5 +98,8 @@ mod tests {
         std::os::unix::fs::symlink(&other, unfinished_path(&path)).unwrap();
         assert!(create(&path).is_err());
         assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+        std::fs::remove_file(&other).unwrap();
+        assert!(create(&path).is_err());
+        assert!(!other.exists());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, is_separator};
 
 use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, tensor, unfinished};
 
@@ -188,6 +188,11 @@ impl Writer {
         persist: impl FnOnce(tempfile::NamedTempFile) -> Result<std::fs::File, tempfile::PersistError>,
     ) -> Result<(), Error> {
         let failed = |action| move |source| Error::File { file: path.into(), action, source };
+        // Before everything is written, not when it is to be renamed.
+        let ends_as_folder = path.as_os_str().as_encoded_bytes().last().is_some_and(|&end| is_separator(end.into()));
+        if ends_as_folder || path.file_name().is_none() || path.is_dir() {
+            return Err(failed("create")(io::ErrorKind::IsADirectory.into()));
+        }
         let file = unfinished::create(path).map_err(failed("create"))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
         self.write(path, &mut out, data)?;

@@ -113,6 +113,12 @@ fn counts_are_compared_with_what_remains() {
     Raw::header(0, 2).key_u32("k", 1).refused(
         "m.gguf: byte 16: header: number of keys: expected at most 1 (least size 14, 17 bytes remain in the file), found 2",
     );
+    Raw::header(0, 65_537)
+        .bytes(&vec![0; 14 * 65_537])
+        .refused("m.gguf: byte 16: header: number of keys: expected at most 65536, found 65537");
+    Raw::header(262_145, 0)
+        .bytes(&vec![0; 33 * 262_145])
+        .refused("m.gguf: byte 8: header: number of tensors: expected at most 262144, found 262145");
     Raw::header(0, 1).string("k").u32(9).u32(10).u64(1 << 61).bytes(&[0; 80]).refused(
         "m.gguf: byte 41: key \"k\": element count: expected at most 10 (least size 8, 80 bytes remain in the file), \
          found 2305843009213693952",
