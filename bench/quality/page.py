@@ -98,9 +98,8 @@ def fewer(row, base):
 
 def nats_of_experts(found, tokens):
     """Nats a token that all routed experts together bring on the first tokens of the test text."""
-    windows = tokens // WINDOW
-    whole, alone = (sum(found["window_nll"][routing][:windows]) for routing in ("original", NO_EXPERTS))
-    return (alone - whole) / (windows * WINDOW)
+    whole, alone = (found["window_nll"][routing][: tokens // WINDOW] for routing in ("original", NO_EXPERTS))
+    return (sum(alone) - sum(whole)) / (len(whole) * WINDOW)
 
 
 def of_experts(found, row):
@@ -154,13 +153,13 @@ def short_part(found, facts):
         (names.get(line["routing"], NAMES.get(line["routing"])), percent(line["miss_rate"]), fewer(line, base), rise(line), of_experts(found, line), percent(line["changed_share"]))
         for line in shown
     ]  # fmt: skip
-    agreement = fast(found["divergence"])["top1_agreement"]
+    moved = fast(found["divergence"])
     return f"""Cache-aware routing lets experts in memory take the place of some of the router's weaker choices: fewer reads from flash, another text. **In short**, with
 half of the experts cached, on the whole test text:
 
 {table(["routing", "misses", "misses gone", "rise of perplexity (95 %)", "of the experts", "choices changed"], body)}
 
-Under `fast` the likeliest token is another one in {percent(1 - agreement)} of the cases.{tasks_in_short(found)}{speed_in_short(found)}
+Under `fast` the likeliest token is another one in {percent(1 - moved['top1_agreement'])} of the cases (first {moved['tokens']:,} tokens).{tasks_in_short(found)}{speed_in_short(found)}
 
 Keep in mind: the model is small ({facts["parameters"] / 1e6:.0f} million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); one text; and
 windows of one article are not independent, so that intervals may be a little narrow.
