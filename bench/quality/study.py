@@ -65,7 +65,7 @@ class Study:
         self.check()
 
     def check(self):
-        """A folder belongs to one model, one version of moce and one set of texts."""
+        """A folder belongs to one model, one release of moce and one set of texts; two builds of a release are not told apart."""
         self.facts = json.loads(self.moce("inspect", *self.model, "--json"))
         texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.test, self.valid)}
         model = {key: value for key, value in self.facts.items() if key != "file"}
@@ -337,15 +337,17 @@ def main():
     parser.add_argument("--data", required=True, help="folder with wikitext2/, mmlu/, gsm8k/ and traces/driftwood/")
     parser.add_argument("-o", "--output", required=True, help="folder that takes the results of all steps")
     parser.add_argument("--limit", type=int, default=32768, help="tokens of the grids; tune gets half")
-    parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table (default: the whole text)")
+    parser.add_argument("--quoted", type=int, default=None, help="tokens of the main table, at least those of --limit (default: the whole text)")
     parser.add_argument("--without", default="", help="parts to leave out, with commas: " + ", ".join(page.LEFT_OUT))
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
     parser.add_argument("--slow-flash", type=int, metavar="MB", help="speed once more, with reads held to so many megabytes a second; needs root")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
     parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
     arguments = parser.parse_args()
-    if arguments.limit < 16384 or (arguments.quoted or 8192) < 2048:
-        parser.error("--limit of at least 16384 and --quoted of at least 2048 tokens: intervals need windows")
+    if arguments.limit < 16384:
+        parser.error("--limit of at least 16384 tokens: intervals need windows")
+    if arguments.quoted is not None and arguments.quoted < arguments.limit:
+        parser.error(f"--quoted of at least the {arguments.limit} tokens of --limit: the grids are priced by the main table's windows")
     left_out = [part for part in arguments.without.split(",") if part]
     if not set(left_out) <= set(page.LEFT_OUT):
         parser.error(f"--without takes {', '.join(page.LEFT_OUT)}")

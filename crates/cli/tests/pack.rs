@@ -54,7 +54,7 @@ fn a_packed_demo_model_runs_inspects_and_verifies() {
     }
     let inspect = |model| serde_json::from_str::<serde_json::Value>(&stdout(&["inspect", model, "--json"])).unwrap();
     let (plain, packed) = (inspect(input), inspect(output));
-    for key in ["architecture", "parameters", "experts", "dense_bytes", "layers", "vocabulary"] {
+    for key in ["architecture", "identity", "parameters", "experts", "dense_bytes", "layers", "vocabulary"] {
         assert_eq!(plain[key], packed[key], "{key}");
     }
     assert_eq!(packed["packed_for"], said["isa"]);

@@ -81,6 +81,7 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
     assert!(stdout(folder, &["trace", "info", "@text.trace"]).contains("whole"));
     let identity = info["identity"].as_str().unwrap();
     assert_eq!(identity.len(), 16);
+    assert_eq!(json(&stdout(folder, &["inspect", "--json"]))["identity"], identity);
 
     let perplexity = ["perplexity", "-q", "-f", "@text.txt", "--window", "100", "--limit", "200", "--json"];
     let measured = json(&stdout(folder, &[&perplexity[..], &["--capacity", "20"]].concat()));

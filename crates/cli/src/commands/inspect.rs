@@ -1,10 +1,12 @@
-//! `moce inspect`: what is in a model file, from its headers alone. Also of architectures that moce does not run.
+//! `moce inspect`: what is in a model file, from its headers; for the identity it reads the beginnings of tensors. Also of architectures
+//! that moce does not run.
 
 use super::write_json;
 use crate::arguments::Global;
 use crate::{model_path, report};
 use clap::{Args, ValueHint};
 use moce_engine::packed::{self, Header};
+use moce_engine::{Engine, ModelIdentity};
 use moce_gguf::{Array, Gguf, Tensor, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -103,6 +105,7 @@ struct Overview {
     file_bytes: u64,
     gguf_version: u32,
     architecture: String,
+    identity: ModelIdentity,
     /// The instruction set that experts are ordered for, in a packed file.
     packed_for: Option<String>,
     name: Option<String>,
@@ -177,6 +180,7 @@ impl Overview {
             experts,
             formats,
             packed_for: packed.map(|header| header.isa),
+            identity: Engine::identity_of(gguf)?,
             architecture,
         })
     }
@@ -197,6 +201,7 @@ impl Overview {
         }
         let packed = self.packed_for.as_ref().map_or(String::new(), |isa| format!(" (packed for {isa})"));
         line("architecture", format!("{}{packed}", self.architecture))?;
+        line("identity", self.identity.to_string())?;
         line("parameters", format!("{:.1} million", self.parameters as f64 / 1e6))?;
         line("layers", optional(self.layers))?;
         line("hidden", optional(self.hidden))?;
