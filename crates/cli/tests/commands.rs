@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 use support::{moce, moce_with_input, refused, stdout, text};
 
 const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "In France, the capital"];
@@ -43,6 +44,27 @@ fn standard_input_and_files_are_prompts() {
     assert_eq!(text(&piped.stdout), from_option);
     let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"In France, the capital");
     assert_eq!(text(&dashed.stdout), from_option);
+}
+
+/// A run whose standard input stays open and silent, once it has said that it waits.
+fn waiting_run() -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
+    command.args(["run", "-q", "--temp", "0", "-n", "16"]).env_remove("MOCE_MODEL");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("standard input") && said.contains("-p TEXT"), "{said}");
+    child
+}
+
+#[test]
+fn a_pipe_is_waited_for() {
+    let mut child = waiting_run();
+    child.stdin.take().unwrap().write_all(b"In France, the capital").unwrap();
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout), stdout(&GREEDY));
+    // Its writer ends without a word: the built-in prompt.
+    let output = waiting_run().wait_with_output().unwrap();
+    assert_eq!(output.stdout, moce(&["run", "-q", "--temp", "0", "-n", "16"]).stdout);
 }
 
 #[test]

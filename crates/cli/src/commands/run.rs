@@ -26,7 +26,7 @@ pub(crate) struct Run {
     /// The text to go on from
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     pub(crate) prompt: Option<String>,
-    /// A file with the text to go on from; `-` is standard input
+    /// A file with the text to go on from; `-` is standard input, which is also read without -p and -f unless it is a terminal
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
     /// Most tokens to generate
