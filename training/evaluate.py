@@ -167,7 +167,8 @@ def main() -> None:
     given = {"WINDOWS": "16", "TEXT": "valid", "STAGE": "distill", "EXERCISES": "100"}
     given |= dict(word.split("=", 1) for word in sys.argv[1:])
     work = Path(given["WORK"])
-    workers, settings = worker_pool.start(), wanted_settings({}, work, "cpu")
+    workers = worker_pool.start()
+    settings, finished = wanted_settings({}, work, "cpu")
     base = Base(Path(given["BASE"]) if "BASE" in given else None)
     tokenizer = base.tokenizer()
     dense, ends = dense_layers(base)
@@ -179,7 +180,7 @@ def main() -> None:
         text = text[: count * WINDOW * 8]
     ids = tokenizer.encode(text, add_special_tokens=False).ids
 
-    layers, output_norm = student.load_stage(work, given["STAGE"], base, base_model, settings)
+    layers, output_norm = student.load_stage(work, given["STAGE"], base, base_model, settings, finished)
     dense_run = lambda inputs, index=0: dense_forward(inputs, dense, ends, base.sizes, cos, sin)
     student_ends = ends | {"output_norm": output_norm}
     run = lambda inputs, index=0: student_forward(inputs, layers, student_ends, base.sizes, settings.shape, cos, sin)

@@ -4,10 +4,12 @@ Runs every stage in order; a stage that is done is skipped, one that was interru
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
 its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
 accelerator is lent for a time. FROM=FILE takes a finished model (any part of a split one) instead of the stages up to
-distill: its mix goes on from there; FROM=FILE,FILE begins with the mean of two.
+distill: its mix goes on from there; FROM=FILE,FILE begins with the mean of two. WORK/settings.json keeps SETTINGS, FROM and
+lengths, so that a run goes on without them.
 """
 
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -32,8 +34,31 @@ def arguments(words: list[str]) -> dict[str, str]:
     return {"UNTIL": STAGES[-1]} | given
 
 
+def length(stage: str, text: str) -> dict[str, float]:
+    """A stage's length, as its settings have it: tokens, or seconds (`240s`)."""
+    try:
+        unit, value = ("seconds", float(text[:-1])) if text.endswith("s") else ("tokens", int(text))
+        if 0 < value < math.inf:
+            return {unit: value}
+    except ValueError:
+        pass
+    sys.exit(f"error: {stage}={text} is no length\nhint: tokens ({stage}=900000) or seconds ({stage}=240s)")
+
+
+def finished_models(text: str, work: Path, kept: list[str] | None) -> list[str]:
+    """The files of FROM. A folder keeps to those it was begun with, and to its own stages where they have begun."""
+    files = [str(Path(file).resolve()) for file in text.split(",")]
+    if missing := [file for file in files if not Path(file).is_file()]:
+        sys.exit(f"error: FROM: there is no file {missing[0]}")
+    if kept != files if kept else any((work / name).exists() for name in ("statistics.pt", "distill.pt")):
+        begun = f"FROM={','.join(kept)}" if kept else "stages of its own"
+        sys.exit(f"error: {work} was begun with {begun}\nhint: give another folder with WORK")
+    return files
+
+
 def wanted_settings(given: dict[str, str], work: Path, device: str):
-    """The settings of a run: those that its folder was begun with, else those asked for, else those for this machine.
+    """The settings of a run, and the finished models that its mix begins with: what its folder was begun with, else what is asked for, else
+    the settings for this machine and no models.
 
     Lengths of stages may be given anew; the folder keeps them too.
     """
@@ -48,14 +73,14 @@ def wanted_settings(given: dict[str, str], work: Path, device: str):
     if begun not in (None, name):
         sys.exit(f"error: {work} was begun with SETTINGS={begun}\nhint: give another folder with WORK")
     kept |= {"SETTINGS": name} | {key: given[key] for key in LENGTHS if key in given}
-    path.write_text(json.dumps(kept) + "\n")
+    if given.get("FROM"):
+        kept["FROM"] = finished_models(given["FROM"], work, kept.get("FROM"))
     settings = CHOICES[name]()
     for stage in LENGTHS.intersection(kept):
         wanted = getattr(settings, stage.lower())
-        length = kept[stage]
-        seconds = {"seconds": float(length[:-1])} if length.endswith("s") else {"tokens": int(length)}
-        settings = replace(settings, **{stage.lower(): replace(wanted, **seconds)})
-    return settings
+        settings = replace(settings, **{stage.lower(): replace(wanted, **length(stage, kept[stage]))})
+    path.write_text(json.dumps(kept) + "\n")
+    return settings, kept.get("FROM", [])
 
 
 def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np.ndarray | None:
@@ -112,7 +137,7 @@ def main() -> None:
     from .base import Base
 
     workers, device = worker_pool.start(), worker_pool.device()
-    settings = wanted_settings(given, work, device)
+    settings, finished = wanted_settings(given, work, device)
     base = Base(Path(given["BASE"]) if "BASE" in given else None)
     last = STAGES.index(given["UNTIL"])
 
@@ -156,25 +181,26 @@ def main() -> None:
         stage.train([(text, 1.0)], common)
         return stage.result()
 
-    if (done := checkpoint.load(work / "distill.pt")) is None:
-        finished = [export.read_gguf(Path(file), settings.shape) for file in given.get("FROM", "").split(",") if file]
-        done = mean_of(finished) if finished else from_dense()
-    if done is None:
-        return
-    if last < STAGES.index("mix"):
-        return
+    def begun() -> dict | None:
+        """What the mix begins with; None if the stages end before."""
+        if finished:
+            return mean_of([export.read_gguf(Path(file), settings.shape) for file in finished])
+        return checkpoint.load(work / "distill.pt") or from_dense()
 
-    sampled_ids = sample.sampled_pool(
-        data_folder, base.tokenizer(), base_model, settings.sampled_batches, settings.sampled_batch,
-        settings.sequence, settings.seed, workers, work,
-    )
-    states = final_states_file(work / "pool-sampled-final.npy", sampled_ids, base.sizes.hidden, settings)
-    parts = [
-        (text, settings.text_share),
-        (distill.Sequences(sampled_ids, states), settings.sampled_share),
-        (distill.Sequences(exercise_ids, weights=weights), settings.exercise_share),
-    ]
     if (mixed := checkpoint.load(work / "mix.pt")) is None:
+        done = begun()
+        if done is None or last < STAGES.index("mix"):
+            return
+        sampled_ids = sample.sampled_pool(
+            data_folder, base.tokenizer(), base_model, settings.sampled_batches, settings.sampled_batch,
+            settings.sequence, settings.seed, workers, work,
+        )
+        states = final_states_file(work / "pool-sampled-final.npy", sampled_ids, base.sizes.hidden, settings)
+        parts = [
+            (text, settings.text_share),
+            (distill.Sequences(sampled_ids, states), settings.sampled_share),
+            (distill.Sequences(exercise_ids, weights=weights), settings.exercise_share),
+        ]
         stage = run("mix", done["layers"], done["output_norm"])
         del done
         stage.train(parts, common)

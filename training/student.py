@@ -160,8 +160,8 @@ def ready(layers: list[dict]) -> list[dict]:
     ]
 
 
-def load_stage(work: Path, stage: str, base, base_model, settings):
-    """(layers, output norm) after `stage`; for a stage that still runs, its last checkpoint."""
+def load_stage(work: Path, stage: str, base, base_model, settings, finished: list[str]):
+    """(layers, output norm) after `stage`; for a stage that still runs, its last checkpoint. `finished`: the models that the mix began with."""
     dense, ends, *_ = base_model
     seeded = checkpoint.load(work / "seeded.pt")
     if stage == "seeding":
@@ -174,6 +174,12 @@ def load_stage(work: Path, stage: str, base, base_model, settings):
     if (done := checkpoint.load(work / f"{stage}.pt")) is not None:
         return ready(done["layers"]), done["output_norm"]
     *groups, final = checkpoint.load(work / f"{stage}-progress.pt")["groups"]
-    frozen = from_parts(base, dense, seeded, seeded, settings.seed)
+    if finished:
+        from .export import read_gguf  # which imports this module
+
+        # All of them have the same codes.
+        frozen = read_gguf(Path(finished[0]), settings.shape)["layers"]
+    else:
+        frozen = from_parts(base, dense, seeded, seeded, settings.seed)
     made = [{name: layer[name] for name in FROZEN} | group["masters"] for layer, group in zip(frozen, groups)]
     return ready(made), final["masters"]["output_norm"]
