@@ -144,8 +144,7 @@ impl Drop for SmallDisk {
 #[test]
 fn a_disk_without_room_is_seen_before_and_a_disk_that_fills_up_leaves_nothing() {
     let Some(disk) = SmallDisk::new("200m") else {
-        println!("skipped: no file system can be mounted here");
-        return;
+        return moce_testkit::skipped("no file system can be mounted here");
     };
     let folder = disk.0.path();
     let output = folder.join("packed.gguf");
