@@ -95,7 +95,7 @@ pub(crate) enum Command {
         moce sweep -f text.txt --routing-grid \"max-rank:m=4..16/6;prune:k=2|3\" --capacity 25%,50% --shard 1/4 -o part1\n  \
         moce sweep merge part1 part2 part3 part4 -o sweep\n\n\
         Cells are independent: `--shard $SLURM_ARRAY_TASK_ID/N` (Slurm arrays from 1), `$((JOB_COMPLETION_INDEX + 1))/N` (Kubernetes\n\
-        indexed jobs), or one Ray task a shard, all with the same command; then merge the folders."
+        indexed jobs), or one Ray task a shard, all with the same command but for -o: a folder a shard. Then merge the folders."
     )]
     Sweep(Sweep),
     /// Find the routing with the fewest misses within a stated loss of quality, and write a profile
