@@ -11,7 +11,7 @@ MOST_DRAWN = 0.1
 
 # What a study may leave out, in words.
 LEFT_OUT = {
-    "evictions": "evictions without changing the text", "three-quarters": "three quarters cached on the whole text", "long": "long windows",
+    "evictions": "evictions without changing the text", "three-quarters": "three quarters cached", "long": "long windows",
     "tasks": "tasks (MMLU, GSM8K, generated questions)",
 }  # fmt: skip
 
@@ -91,6 +91,11 @@ def costs(row):
     return "costs nothing that this text can show" if interval["low"] <= 0 <= interval["high"] else f"costs {rise(row)}"
 
 
+def main_text(found):
+    """What the main table is of, in words."""
+    return f"the first {found['main'][0]['tokens']:,} tokens of the test text" if found["quoted"] else "the whole test text"
+
+
 def fewer(row, base):
     """Share of the misses that are gone."""
     return "—" if row is base else percent(1 - row["miss_rate"] / base["miss_rate"], 0)
@@ -155,7 +160,7 @@ def short_part(found, facts):
     ]  # fmt: skip
     moved = fast(found["divergence"])
     return f"""Cache-aware routing lets experts in memory take the place of some of the router's weaker choices: fewer reads from flash, another text. **In short**, with
-half of the experts cached, on the whole test text:
+half of the experts cached, on {main_text(found)}:
 
 {table(["routing", "misses", "misses gone", "rise of perplexity (95 %)", "of the experts", "choices changed"], body)}
 
@@ -416,8 +421,8 @@ def simulated_part(found, facts):
     furthest = max(abs(rate(row) - row["miss_rate"]) for row in rows)
     return f"""## Simulated and run
 
-A trace recorded under original routing cannot show how a policy's changes alter later scores ([METHOD.md](METHOD.md)). What `moce simulate` counts on the trace of the
-whole test text, beside the runs of the first table:
+A trace recorded under original routing cannot show how a policy's changes alter later scores ([METHOD.md](METHOD.md)). What `moce simulate` counts on a trace of
+{main_text(found)}, beside the runs of the first table:
 
 {table(["routing", "misses, run", "misses, simulated", "changed, run", "changed, simulated"], body)}
 
@@ -567,7 +572,7 @@ def long_part(found, facts):
     drift = "no drift shows" if interval["low"] <= first["perplexity_rise"] else "there is drift"
     return f"""## Long texts
 
-Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. The whole text, {policy['tokens']:,} tokens; the model was distilled on
+Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. {policy['tokens']:,} tokens of the test text; the model was distilled on
 sequences of 512.
 
 {table(["routing", "perplexity, 1,024", "4,096", "rise (95 %), 1,024", "4,096", "misses, 1,024", "4,096"], body)}
@@ -627,7 +632,7 @@ def tasks_part(found, facts):
     return f"""## Tasks
 
 Prompts and scoring of lm-evaluation-harness; half of the experts cached, LRU, the policy on prompt tokens too. `multiple-choice` and `word-problems-1` to `-3` are
-generated (one, two and three operations; training/exercises/), asked without examples; MMLU and GSM8K with five. *Right*: by the strict rule; *by the
+generated (one, two and three operations; training/exercises/), asked without examples; MMLU and GSM8K with five (GSM8K: the first of its train file, the harness draws them). *Right*: by the strict rule; *by the
 last number* where answers are generated. Difference (in points) and McNemar's p compare with original routing question by question.
 
 {table(["task", "routing", "questions", "right (95 %)", "by the last number (95 %)", "prompts cut", "misses", "difference (95 %)", "McNemar p"], body)}
@@ -692,7 +697,7 @@ def speed_part(found, facts):
             body.append((capacity, memory, "llama.cpp, by chance", spread(peer["tokens_per_second"]), "", "", "", "", "", ""))
         beside = f" By chance moce is {cell['chance']['generation']['tokens_per_second']['median'] / peer['tokens_per_second']['median']:.1f} times as fast as llama.cpp." if peer else ""
         whole = cell["whole"]
-        price = f"perplexity of this page's model {rise(whole)}, {of_experts(found, whole)} of the experts, on all {whole['tokens']:,} tokens of the test text; {rise(pick)} on those that it was picked on"
+        price = f"perplexity of this page's model {rise(whole)}, {of_experts(found, whole)} of the experts, on {whole['tokens']:,} tokens of the test text; {rise(pick)} on those that it was picked on"
         sentences.append(f"- {capacity}: `{routing}` ({price}) {faster(cell)}{beside}")
     held = ""
     if slow:

@@ -355,6 +355,7 @@ def main():
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
+    found["quoted"] = arguments.quoted
     on_trace = (None, None) if "evictions" in left_out else simulated(study, found["main"][0]["tokens"])
     found["simulated"], found["evictions"] = on_trace
     found["public"] = None if "evictions" in left_out else public_traces(study)
