@@ -69,7 +69,7 @@ fn is_wrong_usage(error: &anyhow::Error) -> bool {
     let of_lab = |error: &moce_lab::Error| match error {
         moce_lab::Error::Engine(error) => of_engine(error),
         moce_lab::Error::Routing(error) => of_routing(error),
-        _ => false,
+        error => matches!(error, moce_lab::Error::WarmStart | moce_lab::Error::NoSubject { .. }),
     };
     error.is::<report::WrongUsage>()
         || error.downcast_ref().is_some_and(of_engine)

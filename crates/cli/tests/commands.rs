@@ -131,6 +131,8 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
         (&["run", "-p", "x", "--capacity", "3"], 2, &["capacity 3", "4", "60"]),
         (&["run", "-p", "x", "--routing", "fast:except=0:30"], 2, &["except", "`30`", "below 30"]),
         (&["tokenize", "--decode", "49152"], 1, &["49152"]),
+        (&["tokenize", "a", "b"], 2, &["'a'", "quote"]),
+        (&["bench", "--prompt-tokens", "9000"], 2, &["9000", "8192"]),
         (&["perplexity", "-f", "nosuch.txt"], 1, &["nosuch.txt"]),
     ] {
         let message = refused(arguments, status);
@@ -147,6 +149,10 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
         (&["bench", "--shape", "mixtral-8x7b", "--type", "x"], "'x'"),
         (&["simulate", "nosuch.trace", "--capacity", "abc"], "abc"),
         (&["plan", "--flash-bandwidth", "0"], "more than 0"),
+        (&["bench", "--routing", "fast", "--routing-grid", "balanced"], "--routing-grid"),
+        (&["run", "--start", "first", "--cache-state", "x"], "--start"),
+        (&["trace", "record", "-p", "x", "-o", "nosuch/x", "--temp", "1"], "--tokens"),
+        (&["trace", "record", "-p", "x", "-o", "nosuch/x", "--seed", "1"], "--tokens"),
         (&["sing"], "sing"),
     ] {
         let message = refused(arguments, 2);

@@ -68,3 +68,17 @@ fn a_large_shape_is_not_written_unasked() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     assert!(refused(&["bench", "--shape", "no-such"], 2).contains("qwen1.5-moe-a2.7b"));
 }
+
+#[test]
+fn a_file_of_the_users_is_not_taken_for_a_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("qwen1.5-moe-a2.7b-q4_0.gguf");
+    let bench = ["bench", "--shape", "qwen1.5-moe-a2.7b", "--yes", "--folder", folder.path().to_str().unwrap()];
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
+    let a_model = std::fs::read(model).unwrap();
+    for bytes in [&b"precious"[..], &a_model] {
+        std::fs::write(&file, bytes).unwrap();
+        assert!(refused(&bench, 1).contains("qwen1.5-moe-a2.7b-q4_0.gguf is no model that moce made"));
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    }
+}

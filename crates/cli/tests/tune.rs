@@ -93,7 +93,7 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert_eq!(tuned["touch"], "strong-first");
     assert!(refused(&["run", "--profile", &profile, "--touch", "weak-first"], 2).contains("--touch"));
     assert!(refused(&tune, 1).contains("--force"));
-    assert!(refused(&[&tune[..], &["--force", "--start", "first"]].concat(), 1).contains("--start"));
+    assert!(refused(&[&tune[..], &["--force", "--start", "first"]].concat(), 2).contains("--start"));
     assert!(!Path::new(&format!("{profile}.partial")).exists());
     let nowhere = at("no/folder");
     assert!(refused(&["tune", "-f", &text, "-o", &nowhere, "--window", "8", "--limit", "64"], 1).contains("no/folder"));

@@ -5,7 +5,7 @@ use moce_engine::SamplerOptions;
 
 /// How tokens are picked; the defaults are llama.cpp's.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Sampling")]
+#[command(next_help_heading = Sampling::HEADING)]
 pub(crate) struct Sampling {
     /// Temperature; 0 always takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_non_negative)]
@@ -28,6 +28,9 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
+    /// What these options stand under in a command's help.
+    pub(crate) const HEADING: &str = "Sampling";
+
     /// The sampler's options; `seed` stands in where none was given.
     pub(crate) fn sampler_options(&self, seed: u64) -> SamplerOptions {
         SamplerOptions {

@@ -56,7 +56,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "SPEC", value_parser = parse_capacity)]
     pub(crate) capacity: Option<Capacity>,
     /// Routing policies to compare, such as `original;cache-prior:lambda=0.1|0.2` [default: that of --routing]
-    #[arg(long, value_name = "SPEC", value_parser = parse_policies)]
+    #[arg(long, value_name = "SPEC", value_parser = parse_policies, conflicts_with = "routing")]
     pub(crate) routing_grid: Option<Policies>,
     /// Measure the routing of a profile that `moce tune` wrote for this model, after those of --routing-grid
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "eviction", "touch", "capacity"])]
@@ -148,11 +148,10 @@ fn context(arguments: &Bench, gguf: &Gguf, architecture: &str) -> anyhow::Result
     let model = gguf.metadata().u32(&format!("{architecture}.context_length"))? as usize;
     let needed = arguments.prompt_tokens + arguments.tokens + 1;
     if needed > model {
-        bail!(
+        return Err(usage(format_args!(
             "a prompt of {} and {} more tokens do not fit the model's context of {model}; lower --prompt-tokens or -n",
-            arguments.prompt_tokens,
-            arguments.tokens
-        );
+            arguments.prompt_tokens, arguments.tokens
+        )));
     }
     // Not less than 1,024, so that the memory plan is that of a usable model.
     Ok(needed.max(1024).min(model))
@@ -213,8 +212,13 @@ fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<
         None => cache_folder().context("no home folder; --folder says where the shape's file goes")?.join("shapes"),
     };
     let path = folder.join(format!("{}-{}.gguf", shape.name, format.name().to_lowercase()));
-    if Gguf::open(&path).is_ok_and(|gguf| synthetic.matches(&gguf)) {
-        return Ok(path);
+    if path.exists() {
+        match Gguf::open(&path) {
+            Ok(gguf) if synthetic.matches(&gguf) => return Ok(path),
+            // An earlier recipe's gives way.
+            Ok(gguf) if Synthetic::made(&gguf) => {}
+            _ => bail!("{} is no model that moce made; give another --folder", path.display()),
+        }
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     moce_convert::check_space(&path, synthetic.file_bytes())?;

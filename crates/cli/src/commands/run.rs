@@ -41,7 +41,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) ignore_eos: bool,
     /// Take up which experts were cached from this file, if it is there, and save it at the end
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "start")]
     pub(crate) cache_state: Option<PathBuf>,
     /// Move the profile's lambda between 0 and its limit to hold so many tokens/s; such a run depends on time
     #[arg(long, value_name = "TOKENS/S", conflicts_with = "replay_routing", value_parser = parse_positive)]

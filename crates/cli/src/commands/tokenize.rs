@@ -3,6 +3,7 @@
 use super::write_json;
 use crate::arguments::Global;
 use crate::model_path;
+use crate::report::usage;
 use anyhow::{Context, bail};
 use clap::{Args, ValueHint};
 use moce_engine::Tokenizer;
@@ -37,7 +38,9 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
         [text] => (None, Some(text)),
         [] => (None, None),
         [first, ..] => {
-            bail!("'{first}' is no .gguf file; a model comes first, then the text (quote it if it has spaces)")
+            return Err(usage(format_args!(
+                "'{first}' is no .gguf file; a model comes first, then the text (quote it if it has spaces)"
+            )));
         }
     };
     let path = model_path::resolve(model.map(Path::new))?;

@@ -51,6 +51,10 @@ enum Action {
 #[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
 #[command(mut_arg("routing_prompt", |option| with_default(option, "same; with -n: original")))]
 #[command(mut_arg("seed", |option| option.help("Seed of the random numbers [default: 0, so that a record can be repeated]")))]
+#[command(mut_args(|option| match option.get_help_heading() {
+    Some(Sampling::HEADING) => option.requires("tokens"),
+    _ => option,
+}))]
 #[command(group(ArgGroup::new("text").args(["prompt", "file"]).required(true)))]
 struct Record {
     /// GGUF file (of a split model, any part)

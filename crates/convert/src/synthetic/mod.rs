@@ -80,6 +80,11 @@ impl Synthetic {
         bytes == self.file_bytes() && [RECIPE_KEY, SHAPE_KEY, FORMAT_KEY, SEED_KEY].into_iter().all(same)
     }
 
+    /// Whether a file is a synthetic model, of whatever shape and recipe.
+    pub fn made(gguf: &Gguf) -> bool {
+        gguf.metadata().get(RECIPE_KEY).is_some()
+    }
+
     /// Writes the file; `force`: in place of one that is there. Whether there is room is looked at first.
     ///
     /// # Errors
