@@ -68,7 +68,7 @@ fn results_are_kept_taken_up_again_and_compared() {
     let begun: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
     let partial = format!("{other}.partial");
     std::fs::write(&partial, &begun).unwrap();
-    for more in [["--kv", "f32"], ["--touch", "weak-first"], ["--start", "first"]] {
+    for more in [["--kv", "f32"], ["--touch", "weak-first"], ["--start", "first"], ["--limit", "1"]] {
         let said = refused(&[&eval[..], &["-o", &other], &more].concat(), 1);
         assert!(said.contains("other.jsonl.partial"), "{said}");
     }
@@ -98,6 +98,10 @@ fn what_is_no_task_is_refused() {
     let questions = folder.path().join("questions.jsonl");
     std::fs::write(&questions, QUESTIONS).unwrap();
     assert!(refused(&["eval", questions.to_str().unwrap(), "--shot-count", "2"], 2).contains("--shots"));
+    assert!(refused(&["eval", questions.to_str().unwrap(), "--subjects", "nosuch"], 2).contains("nosuch"));
+    // It is looked for in --data, where it is: what fails then is the model.
+    let data = ["eval", "questions.jsonl", "nosuch.gguf", "--data", folder.path().to_str().unwrap()];
+    assert!(refused(&data, 1).contains("nosuch.gguf"));
 }
 
 #[test]

@@ -29,7 +29,8 @@ pub(crate) struct Eval {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
-    /// The folder with the data: test/ and dev/ for mmlu, test.jsonl and train.jsonl for gsm8k, or one folder above
+    /// The folder with the data: test/ and dev/ for mmlu, test.jsonl and train.jsonl for gsm8k, or one folder above;
+    /// or the one that FILE.jsonl is in
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: Option<PathBuf>,
     /// Ask only the first N questions of each subject
@@ -41,7 +42,8 @@ pub(crate) struct Eval {
     /// Take the examples in the prompts from this file, of the same format as FILE.jsonl
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) shots: Option<PathBuf>,
-    /// Examples in a prompt; questions from a file have none without --shots [default: 5]
+    /// Examples in a prompt, the first of their file (of GSM8K too, whose examples lm-evaluation-harness draws); questions from a file have
+    /// none without --shots [default: 5]
     #[arg(long, value_name = "N")]
     pub(crate) shot_count: Option<usize>,
     /// Write each question's result here; a run that was broken off goes on where it stopped
@@ -66,7 +68,12 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     })?;
     interrupt::listen();
     let mut session = Session::new(&engine)?;
-    let header = EvaluationHeader::new(&task.name, &session);
+    let mut header = EvaluationHeader::new(&task.name, &session);
+    header.limit = arguments.limit;
+    header.subjects = arguments.subjects.clone().map(|mut subjects| {
+        subjects.sort();
+        subjects
+    });
     let (mut file, mut outcomes) = match &arguments.output {
         Some(path) => {
             let (file, before) = ResultFile::open(path, &header, arguments.force)?;
@@ -129,9 +136,15 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
     let source = match arguments.task.as_str() {
         "mmlu" => TaskSource::Mmlu(data()?),
         "gsm8k" => TaskSource::Gsm8k(data()?),
-        file if Path::new(file).is_file() => TaskSource::File(file.into()),
-        other => {
-            return Err(usage(format!("'{other}' is neither mmlu nor gsm8k, and there is no such file of questions")));
+        file => {
+            let path = arguments.data.as_deref().unwrap_or_else(|| Path::new("")).join(file);
+            if !path.is_file() {
+                let path = path.display();
+                return Err(usage(format_args!(
+                    "'{file}' is neither mmlu nor gsm8k, and there is no file of questions {path}"
+                )));
+            }
+            TaskSource::File(path)
         }
     };
     if matches!(source, TaskSource::File(_)) && arguments.shots.is_none() && arguments.shot_count.is_some() {

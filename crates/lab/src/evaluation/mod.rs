@@ -1,5 +1,5 @@
 //! Accuracy on questions, asked and judged as EleutherAI's lm-evaluation-harness (0.4.13) does: the same prompts, token by token, the
-//! same cutting of over-long ones, the same rules for what is right.
+//! same cutting of over-long ones, the same rules for what is right. GSM8K's examples, which the harness draws, are the first of their file.
 //!
 //! ```text
 //! files --rows--> rows --source--> Task (subjects of questions) --evaluate--> Outcome a question --results--> file

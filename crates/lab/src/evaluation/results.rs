@@ -22,6 +22,12 @@ pub struct EvaluationHeader {
     pub moce_evaluation: u32,
     /// `mmlu`, `gsm8k`, or the name of a file.
     pub task: String,
+    /// Asked are only so many questions of each subject, the first ones; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Asked are only these subjects, in alphabetical order; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subjects: Option<Vec<String>>,
     /// Which model.
     pub model: ModelIdentity,
     /// The routing policy of generated tokens, with all parameters.
@@ -43,12 +49,14 @@ pub struct EvaluationHeader {
 }
 
 impl EvaluationHeader {
-    /// For a session's routing and a task.
+    /// For a session's routing and a task, of which everything is asked.
     pub fn new(task: &str, session: &Session) -> EvaluationHeader {
         let routing = session.routing();
         EvaluationHeader {
             moce_evaluation: VERSION,
             task: task.to_owned(),
+            limit: None,
+            subjects: None,
             model: session.engine().identity(),
             routing: routing.options().policy.to_string(),
             routing_prompt: routing.options().prompt_policy.to_string(),
@@ -168,6 +176,8 @@ mod tests {
         EvaluationHeader {
             moce_evaluation: VERSION,
             task: "mmlu".to_owned(),
+            limit: None,
+            subjects: None,
             model: ModelIdentity::try_from("0123456789abcdef".to_owned()).unwrap(),
             routing: routing.to_owned(),
             routing_prompt: "original".to_owned(),
@@ -222,6 +232,25 @@ mod tests {
         assert!(!partial.exists());
         assert!(matches!(ResultFile::open(&path, &header("original"), false), Err(Error::ResultsExist { .. })));
         assert!(ResultFile::open(&path, &header("original"), true).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_part_of_the_questions_is_another_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let all = header("original");
+        ResultFile::open(&path, &all, false).unwrap().0.append(&outcome(0)).unwrap();
+        let few = EvaluationHeader { limit: Some(1), ..all.clone() };
+        let one = EvaluationHeader { subjects: Some(vec!["s".to_owned()]), ..all.clone() };
+        for part in [few, one] {
+            assert!(matches!(ResultFile::open(&path, &part, false), Err(Error::OtherResults { .. })));
+            let text = serde_json::to_string(&part).unwrap();
+            assert_eq!(serde_json::from_str::<EvaluationHeader>(&text).unwrap(), part);
+        }
+        assert_eq!(ResultFile::open(&path, &all, false).unwrap().1, [outcome(0)]);
+        // As files were written that know of no parts.
+        let text = serde_json::to_string(&all).unwrap();
+        assert!(!text.contains("limit") && !text.contains("subjects"), "{text}");
     }
 
     #[test]
