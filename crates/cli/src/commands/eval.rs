@@ -30,7 +30,7 @@ pub(crate) struct Eval {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
     /// The folder with the data: test/ and dev/ for mmlu, test.jsonl and train.jsonl for gsm8k, or one folder above;
-    /// or the one that FILE.jsonl is in
+    /// or where FILE.jsonl is
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: Option<PathBuf>,
     /// Ask only the first N questions of each subject
@@ -137,14 +137,14 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
         "mmlu" => TaskSource::Mmlu(data()?),
         "gsm8k" => TaskSource::Gsm8k(data()?),
         file => {
-            let path = arguments.data.as_deref().unwrap_or_else(|| Path::new("")).join(file);
-            if !path.is_file() {
-                let path = path.display();
-                return Err(usage(format_args!(
-                    "'{file}' is neither mmlu nor gsm8k, and there is no file of questions {path}"
-                )));
+            let in_data = arguments.data.iter().map(|data| data.join(file));
+            match std::iter::once(file.into()).chain(in_data).find(|path: &PathBuf| path.is_file()) {
+                Some(path) => TaskSource::File(path),
+                None => {
+                    let problem = format_args!("'{file}' is neither mmlu nor gsm8k, and there is no such file of questions");
+                    return Err(usage(problem));
+                }
             }
-            TaskSource::File(path)
         }
     };
     if matches!(source, TaskSource::File(_)) && arguments.shots.is_none() && arguments.shot_count.is_some() {
