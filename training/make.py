@@ -4,7 +4,7 @@ Runs every stage in order; a stage that is done is skipped, one that was interru
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
 its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
 accelerator is lent for a time. FROM=FILE takes a finished model (any part of a split one) instead of the stages up to
-distill: its mix goes on from there; FROM=FILE,FILE begins with the mean of two. WORK/settings.json keeps SETTINGS, FROM and
+distill: its mix goes on from there (mean.py makes one of two). WORK/settings.json keeps SETTINGS, FROM and
 lengths, so that a run goes on without them.
 """
 
@@ -45,20 +45,20 @@ def length(stage: str, text: str) -> dict[str, float]:
     sys.exit(f"error: {stage}={text} is no length\nhint: tokens ({stage}=900000) or seconds ({stage}=240s)")
 
 
-def finished_models(text: str, work: Path, kept: list[str] | None) -> list[str]:
-    """The files of FROM. A folder keeps to those it was begun with, and to its own stages where they have begun."""
-    files = [str(Path(file).resolve()) for file in text.split(",")]
-    if missing := [file for file in files if not Path(file).is_file()]:
-        sys.exit(f"error: FROM: there is no file {missing[0]}")
-    if kept != files if kept else any((work / name).exists() for name in ("statistics.pt", "distill.pt")):
-        begun = f"FROM={','.join(kept)}" if kept else "stages of its own"
+def finished_model(text: str, work: Path, kept: str | None) -> str:
+    """The file of FROM. A folder keeps to the one it was begun with, and to its own stages where they have begun."""
+    file = Path(text).resolve()
+    if not file.is_file():
+        sys.exit(f"error: FROM: there is no file {file}")
+    if kept != str(file) if kept else any((work / name).exists() for name in ("statistics.pt", "distill.pt")):
+        begun = f"FROM={kept}" if kept else "stages of its own"
         sys.exit(f"error: {work} was begun with {begun}\nhint: give another folder with WORK")
-    return files
+    return str(file)
 
 
 def wanted_settings(given: dict[str, str], work: Path, device: str):
-    """The settings of a run, and the finished models that its mix begins with: what its folder was begun with, else what is asked for, else
-    the settings for this machine and no models.
+    """The settings of a run, and the finished model that its mix begins with: what its folder was begun with, else what is asked for, else
+    the settings for this machine and none.
 
     Lengths of stages may be given anew; the folder keeps them too.
     """
@@ -74,13 +74,13 @@ def wanted_settings(given: dict[str, str], work: Path, device: str):
         sys.exit(f"error: {work} was begun with SETTINGS={begun}\nhint: give another folder with WORK")
     kept |= {"SETTINGS": name} | {key: given[key] for key in LENGTHS if key in given}
     if given.get("FROM"):
-        kept["FROM"] = finished_models(given["FROM"], work, kept.get("FROM"))
+        kept["FROM"] = finished_model(given["FROM"], work, kept.get("FROM"))
     settings = CHOICES[name]()
     for stage in LENGTHS.intersection(kept):
         wanted = getattr(settings, stage.lower())
         settings = replace(settings, **{stage.lower(): replace(wanted, **length(stage, kept[stage]))})
     path.write_text(json.dumps(kept) + "\n")
-    return settings, kept.get("FROM", [])
+    return settings, kept.get("FROM")
 
 
 def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np.ndarray | None:
@@ -91,21 +91,6 @@ def final_states_file(path: Path, pool: np.ndarray, hidden: int, settings) -> np
     if path.exists():
         return np.lib.format.open_memmap(path, mode="r+")
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=shape)
-
-
-def mean_of(models: list[dict]) -> dict:
-    """The mean of models that went different ways from one beginning: all of them keep the base's 4-bit codes."""
-
-    def mean(name: str, tensors: list):
-        if tensors[0].is_floating_point():
-            return sum(tensors) / len(tensors)
-        if any(not tensors[0].equal(other) for other in tensors[1:]):
-            raise ValueError(f"{name} differs: these models do not come from one beginning")
-        return tensors[0]
-
-    by_layer = zip(*(model["layers"] for model in models))
-    layers = [{name: mean(name, [layer[name] for layer in same]) for name in same[0]} for same in by_layer]
-    return {"layers": layers, "output_norm": mean("output_norm", [model["output_norm"] for model in models]), "curve": []}
 
 
 def exercise_pool(work: Path, tokenizer, settings) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +169,7 @@ def main() -> None:
     def begun() -> dict | None:
         """What the mix begins with; None if the stages end before."""
         if finished:
-            return mean_of([export.read_gguf(Path(file), settings.shape) for file in finished])
+            return export.read_gguf(Path(finished), settings.shape)
         return checkpoint.load(work / "distill.pt") or from_dense()
 
     if (mixed := checkpoint.load(work / "mix.pt")) is None:

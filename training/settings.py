@@ -142,17 +142,20 @@ def for_more() -> Settings:
 
 
 def for_more_on_cpu() -> Settings:
-    """The same in small tasks, for cores that multiply bf16 matrices (AMX): some 5 million tokens in two hours on two of them."""
+    """A longer mix in small tasks, for cores that multiply bf16 matrices (AVX-512 BF16 or AMX); mostly text."""
     more = for_more()
     return replace(
         more,
-        mix=replace(more.mix, tokens=5_000_000, step_tokens=16_384, task_tokens=4_096, warmup_steps=20),
-        text_share=0.5,
-        sampled_share=0.15,
+        mix=replace(
+            more.mix, tokens=5_000_000, step_tokens=16_384, task_tokens=4_096, warmup_steps=5, expert_step_size=0.004
+        ),
+        text_share=0.6,
+        sampled_share=0.1,
+        exercise_share=0.3,
         pool_tokens=6_000_000,
         exercise_tokens=3_000_000,
         sampled_batches=2,
-        sampled_batch=192,
+        sampled_batch=128,
     )
 
 

@@ -160,8 +160,8 @@ def ready(layers: list[dict]) -> list[dict]:
     ]
 
 
-def load_stage(work: Path, stage: str, base, base_model, settings, finished: list[str]):
-    """(layers, output norm) after `stage`; for a stage that still runs, its last checkpoint. `finished`: the models that the mix began with."""
+def load_stage(work: Path, stage: str, base, base_model, settings, finished: str | None):
+    """(layers, output norm) after `stage`; for a stage that still runs, its last checkpoint. `finished`: the model that the mix began with."""
     dense, ends, *_ = base_model
     seeded = checkpoint.load(work / "seeded.pt")
     if stage == "seeding":
@@ -177,8 +177,7 @@ def load_stage(work: Path, stage: str, base, base_model, settings, finished: lis
     if finished:
         from .export import read_gguf  # which imports this module
 
-        # All of them have the same codes.
-        frozen = read_gguf(Path(finished[0]), settings.shape)["layers"]
+        frozen = read_gguf(Path(finished), settings.shape)["layers"]
     else:
         frozen = from_parts(base, dense, seeded, seeded, settings.seed)
     made = [{name: layer[name] for name in FROZEN} | group["masters"] for layer, group in zip(frozen, groups)]

@@ -24,19 +24,19 @@ def test_a_wrong_length_is_refused_and_not_kept(tmp_path, text):
     assert wanted(tmp_path)[0].mix.seconds == 240
 
 
-def test_a_folder_keeps_the_models_that_it_was_begun_with(tmp_path, monkeypatch):
+def test_a_folder_keeps_the_model_that_it_was_begun_with(tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     for name in ("one.gguf", "two.gguf"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="no file .*three.gguf"):
-        wanted(work, FROM="one.gguf,three.gguf")
-    begun = [str(tmp_path / name) for name in ("one.gguf", "two.gguf")]
-    assert wanted(work, FROM="one.gguf,two.gguf")[1] == begun
+        wanted(work, FROM="three.gguf")
+    begun = str(tmp_path / "one.gguf")
+    assert wanted(work, FROM="one.gguf")[1] == begun
     monkeypatch.chdir(work)
     assert wanted(work)[1] == begun
-    assert wanted(work, FROM="../one.gguf,../two.gguf")[1] == begun
+    assert wanted(work, FROM="../one.gguf")[1] == begun
     with pytest.raises(SystemExit, match="begun with FROM="):
         wanted(work, FROM="../two.gguf")
     assert wanted(work)[1] == begun
@@ -48,7 +48,7 @@ def test_a_folder_with_stages_of_its_own_takes_no_finished_model(tmp_path, name)
     (tmp_path / name).touch()
     with pytest.raises(SystemExit, match="stages of its own"):
         wanted(tmp_path, FROM=str(tmp_path / "one.gguf"))
-    assert wanted(tmp_path)[1] == []
+    assert wanted(tmp_path)[1] is None
     assert "FROM" not in json.loads((tmp_path / "settings.json").read_text())
 
 
@@ -62,7 +62,7 @@ def test_a_mix_of_a_finished_model_is_looked_at_while_it_runs(tmp_path, monkeypa
     groups = [Group(tensors, EndToEnd(tokens=1), "cpu").state() for tensors in (layer, norm)]
     checkpoint.save({"groups": groups}, tmp_path / "mix-progress.pt")
     monkeypatch.setattr(export, "read_gguf", lambda path, shape: {"layers": [layer]})
-    (loaded,), output_norm = load_stage(tmp_path, "mix", None, (None, None), settings, ["one.gguf"])
+    (loaded,), output_norm = load_stage(tmp_path, "mix", None, (None, None), settings, "one.gguf")
     assert torch.equal(output_norm, norm["output_norm"]) and torch.equal(loaded["router"], layer["router"])
     expected = 7 * layer["o_scales"] + layer["o_minima"]
     torch.testing.assert_close(loaded["o"].float(), expected.expand(2, 32), rtol=1e-2, atol=1e-2)

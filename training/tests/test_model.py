@@ -13,7 +13,7 @@ from training.balance import Balance
 from training.base import Sizes, half_split_order
 from training.distill import Subset, head_gradient, rows_of_task, task_plan
 from training.evaluate import LruMisses, windows
-from training.make import mean_of
+from training.mean import mean_of
 from training.settings import EndToEnd
 from training.student import Group
 from training.model import CausalAttention, RoutedInSlots, rope_tables, rotate, routed_densely
