@@ -73,7 +73,8 @@ def expert_matrices(layer: dict) -> dict[str, torch.Tensor]:
 
 def write_gguf(path: Path, base: Base, layers: list[dict], output_norm, shape: Shape, name: str, expert_kind=Kind.Q4_0, shared_down_kind=Kind.Q5_0) -> None:
     """One file; split afterwards by the project's own program."""
-    sizes, writer = base.sizes, gguf.GGUFWriter(str(path), "qwen2moe")
+    beside = path.with_suffix(".part.gguf")
+    sizes, writer = base.sizes, gguf.GGUFWriter(beside, "qwen2moe")
     writer.add_type("model")
     writer.add_name(name)
     writer.add_license("apache-2.0")
@@ -112,6 +113,7 @@ def write_gguf(path: Path, base: Base, layers: list[dict], output_norm, shape: S
 
     raw("token_embd.weight", base.raw("token_embd.weight"), base.tensors["token_embd.weight"].tensor_type)
     plain("output_norm.weight", output_norm)
+
     def matrices(number: int) -> dict[str, np.ndarray]:
         """The learnt matrices of a layer, quantised."""
         layer = layers[number]
@@ -142,6 +144,7 @@ def write_gguf(path: Path, base: Base, layers: list[dict], output_norm, shape: S
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    beside.rename(path)
 
 
 def read_gguf(path: Path, shape: Shape) -> dict:
