@@ -296,6 +296,7 @@ impl Session {
     /// As [`Session::prompt`].
     pub fn score(&mut self, tokens: &[u32], receive: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(tokens)?;
+        self.engine.check_files()?;
         let chunk = self.engine.chunk();
         for (index, tokens) in tokens.chunks(chunk).enumerate() {
             let mut receive = |token: usize, logits: &[f32]| receive(index * chunk + token, logits);

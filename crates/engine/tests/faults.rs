@@ -264,6 +264,34 @@ fn a_file_that_is_changed_in_place_while_it_decodes_gives_no_wrong_token() {
     });
 }
 
+/// What a failed step has read stays in its slots: neither another session nor the same one, gone back, computes with it.
+#[test]
+fn what_was_read_before_a_change_was_noticed_is_not_used_afterwards() {
+    within_a_minute(|| {
+        let mut case = Case::new(Backend::Auto, Prefetch::Off);
+        case.options.flash.faults = None;
+        let engine = case.open();
+        let mut sessions = [Session::new(&engine).unwrap(), Session::new(&engine).unwrap()];
+        for session in &mut sessions {
+            case.model.tokens[..10].iter().for_each(|&token| session.decode(token).unwrap());
+        }
+        let snapshots = sessions.each_ref().map(Session::snapshot);
+        scribble(&case.model.path);
+        // Each attempt would find the experts of one more layer resident.
+        for _ in 0..2 * engine.hyperparameters().layers {
+            for (session, snapshot) in sessions.iter_mut().zip(&snapshots) {
+                let message = case.decode(session, 10).unwrap_err().to_string();
+                assert!(message.contains("changed while in use"), "{message}");
+                session.go_back(snapshot).unwrap();
+            }
+        }
+        // Scoring looks at the files before it begins, whatever is resident.
+        let message = sessions[0].score(&case.model.tokens[10..], &mut |_, _| {}).unwrap_err().to_string();
+        assert!(message.contains("changed while in use"), "{message}");
+        assert_eq!(sessions[0].position(), 10);
+    });
+}
+
 /// Read in the background, and resident when the next token needs it: still nothing that was read after the change is used.
 #[test]
 fn a_warm_start_from_a_file_that_changes_gives_no_wrong_token() {

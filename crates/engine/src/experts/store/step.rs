@@ -208,6 +208,8 @@ impl ExpertStore {
         // The error that ended the step is what counts; here everything only has to come to rest.
         let _ = fetcher.wait_all();
         self.staging.retain(fetcher, |_, _| false);
+        // What did come may have been read after a file had changed, and counts as resident from now on.
+        self.unchecked = true;
         if let Some(slots) = self.layers.get_mut(self.queue.layer.0) {
             for &expert in self.queue.experts() {
                 slots.waiting[expert as usize] = false;
