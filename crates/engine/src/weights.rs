@@ -62,6 +62,16 @@ impl<'g> WeightPlan<'g> {
         self.gguf.find_tensor(name).map(|tensor| self.place(tensor, rows, columns).map(MatrixId)).transpose()
     }
 
+    /// Declares a router: its scores are computed from the unquantised activations (NUMBERS.md), so it must not be quantised either.
+    pub(crate) fn router(&mut self, name: &str, experts: usize, hidden: usize) -> Result<MatrixId, Error> {
+        let tensor = self.gguf.tensor(name)?;
+        let router = self.place(tensor, experts, hidden)?;
+        if self.places[router].0.format.block_len() != 1 {
+            return Err(Error::format(self.gguf, tensor, "a router must be F32, F16 or BF16"));
+        }
+        Ok(MatrixId(router))
+    }
+
     /// Declares a vector that must exist with this length.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<VectorId, Error> {
         let tensor = self.gguf.tensor(name)?;

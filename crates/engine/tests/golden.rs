@@ -121,6 +121,35 @@ fn an_unknown_architecture_is_named() {
     assert!(error.contains("abacus") && error.contains("qwen2moe"), "{error}");
 }
 
+/// Scores come from unquantised activations, which no product of quantised weights takes.
+#[test]
+fn a_quantised_router_is_refused_and_float_ones_are_not() {
+    let TinyModel { gguf, .. } = TinyModel::open("qwen2moe");
+    let with_router = |tensor_type: TensorType| {
+        let format = tensor_type.format().unwrap();
+        let tensor = |tensor: &Tensor, bytes: Vec<u8>| {
+            if !tensor.name().ends_with("ffn_gate_inp.weight") {
+                return unchanged(tensor, bytes);
+            }
+            let values = floats(&bytes);
+            let row_bytes = format.row_bytes(tensor.columns()).unwrap();
+            let mut encoded = vec![0; values.len() / tensor.columns() * row_bytes];
+            moce_quant::encode(format, &values, &mut encoded);
+            (tensor_type, encoded)
+        };
+        let variant = variant(&gguf, &Variant { metadata: &[], tensor: &tensor });
+        Engine::plan_for(&variant, &EngineOptions::default()).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for quantised in [TensorType::Q8_0, TensorType::Q4_0] {
+        let message = with_router(quantised).unwrap_err();
+        let parts = ["blk.0.ffn_gate_inp.weight", quantised.name(), "a router must be F32, F16 or BF16"];
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    for float in [TensorType::F16, TensorType::BF16] {
+        with_router(float).unwrap();
+    }
+}
+
 #[test]
 fn fused_gate_and_up_experts_are_the_same_model() {
     for name in ["mixtral", "qwen2moe"] {

@@ -57,7 +57,7 @@ impl MixtureOfExperts {
             }),
         };
         Ok(MixtureOfExperts {
-            router: loader.weights.matrix(&format!("blk.{layer}.ffn_gate_inp.weight"), shape.count, h.hidden)?,
+            router: loader.weights.router(&format!("blk.{layer}.ffn_gate_inp.weight"), shape.count, h.hidden)?,
             experts: loader.experts.declare(layer, shape.count, h.hidden, shape.feed_forward)?,
             shape,
             shared,
