@@ -177,33 +177,20 @@ impl Planner<'_> {
             Budget::Auto => Some(budget::available_bytes()),
         };
         let contexts = self.contexts()?;
-        let everything = self.with_slots(contexts[0], limit, &self.counts(), self.buffers(limit))?;
-        if limit.is_none_or(|limit| everything.total_bytes() <= limit) {
-            // `--capacity` under a budget that would hold more: the slots are what the capacity says, unless all are wanted.
-            return match (logical, self.wishes.budget) {
-                (Some(logical), Budget::Auto) if !self.wishes.spare_slots => {
-                    self.with_slots(contexts[0], limit, &logical, self.buffers(limit))
-                }
-                (Some(logical), _) => Ok(MemoryPlan { capacity: logical, ..everything }),
-                (None, _) => Ok(everything),
-            };
+        // Under `--capacity` the slots are what it says, unless more are wanted.
+        let wants_more = logical.is_none() || self.wishes.spare_slots || self.wishes.budget == Budget::All;
+        if wants_more {
+            let everything = self.with_slots(contexts[0], limit, &self.counts(), self.buffers(limit))?;
+            if limit.is_none_or(|limit| everything.total_bytes() <= limit) {
+                return Ok(match logical {
+                    Some(capacity) => MemoryPlan { capacity, ..everything },
+                    None => everything,
+                });
+            }
         }
         let limit = limit.expect("without a limit everything fits");
         if let Some(logical) = logical {
-            let context = contexts[contexts.len() - 1];
-            if self.wishes.spare_slots
-                && let Some(plan) = self.fit(context, limit, self.buffers(Some(limit)))?
-                && plan.resident.iter().zip(&logical).all(|(resident, logical)| resident >= logical)
-            {
-                return Ok(MemoryPlan { capacity: logical, ..plan });
-            }
-            for buffers in [self.buffers(Some(limit)), LEAST_BUFFERS] {
-                let plan = self.with_slots(context, Some(limit), &logical, buffers)?;
-                if plan.total_bytes() <= limit {
-                    return Ok(plan);
-                }
-            }
-            return Err(self.too_little(limit));
+            return self.with_capacity(&contexts, limit, logical, wants_more);
         }
         let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
         let mut best = None;
@@ -221,6 +208,32 @@ impl Planner<'_> {
             }
         }
         best.ok_or_else(|| self.too_little(limit))
+    }
+
+    /// A plan for a capacity that is given, in the longest context that it fits with; with `wants_more` as many slots as there is room for.
+    fn with_capacity(
+        &self,
+        contexts: &[usize],
+        limit: u64,
+        logical: Vec<usize>,
+        wants_more: bool,
+    ) -> Result<MemoryPlan, Error> {
+        let buffers = self.buffers(Some(limit));
+        for &context in contexts {
+            if wants_more
+                && let Some(plan) = self.fit(context, limit, buffers)?
+                && plan.resident.iter().zip(&logical).all(|(resident, logical)| resident >= logical)
+            {
+                return Ok(MemoryPlan { capacity: logical, ..plan });
+            }
+            for buffers in [buffers, LEAST_BUFFERS] {
+                let plan = self.with_slots(context, Some(limit), &logical, buffers)?;
+                if plan.total_bytes() <= limit {
+                    return Ok(plan);
+                }
+            }
+        }
+        Err(self.too_little(limit))
     }
 
     /// Context lengths to try, the wanted one first.
@@ -366,5 +379,88 @@ impl Planner<'_> {
         };
         let smallest = self.with_slots(context, None, &slots, LEAST_BUFFERS).map_or(0, |plan| plan.total_bytes());
         Error::Budget { budget, smallest, dense: self.dense.bytes, context }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architectures;
+    use crate::load::Loader;
+    use moce_gguf::{Gguf, Value};
+    use moce_kernels::CpuOptions;
+    use moce_testkit::{TinyModel, Variant, variant};
+
+    const CONTEXT: usize = 4096;
+
+    /// A model of 12 experts in each of two layers, of which a token runs 3, whose contexts may be long.
+    fn model() -> Gguf {
+        let TinyModel { gguf, .. } = TinyModel::open("qwen2moe");
+        let metadata = &[("qwen2moe.context_length", Some(Value::U32(2 * CONTEXT as u32)))];
+        variant(&gguf, &Variant { metadata, tensor: &|tensor, bytes| (tensor.tensor_type(), bytes) })
+    }
+
+    /// Calls `test` with a function that plans a budget and a capacity, as in a process that takes no memory itself.
+    fn with_planner(spare_slots: bool, test: impl Fn(&dyn Fn(Budget, Option<&Capacity>) -> Result<MemoryPlan, Error>)) {
+        let gguf = model();
+        let mut loader = Loader::new(&gguf);
+        let architecture = architectures::load(&mut loader).unwrap();
+        let cpu = Cpu::new(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+        test(&|budget, capacity| {
+            let wishes = Wishes {
+                budget,
+                capacity,
+                spare_slots,
+                context: None,
+                chunk: Some(1),
+                kv: KvType::F16,
+                logit_rows: 1,
+                sessions: 1,
+                guesses: false,
+                block_bytes: 512,
+            };
+            let h = architecture.hyperparameters();
+            let planner = Planner {
+                dense: loader.dense_bytes(),
+                catalogue: &loader.experts,
+                h,
+                cpu: &cpu,
+                wishes: &wishes,
+                program_bytes: 0,
+                rope_row_bytes: h.rope.rope(None)?.table_bytes(1),
+            };
+            planner.plan()
+        });
+    }
+
+    #[test]
+    fn a_capacity_lowers_the_context_only_where_it_would_not_fit_otherwise() {
+        for spare_slots in [false, true] {
+            with_planner(spare_slots, |plan| {
+                let capacity = Capacity::Experts(4);
+                let wanted = plan(Budget::Auto, Some(&capacity)).unwrap();
+                // Not everything fits, but the capacity does.
+                let fits = wanted.total_bytes() - if spare_slots { wanted.slot_bytes / 2 } else { 0 };
+                let enough = plan(Budget::Bytes(fits), Some(&capacity)).unwrap();
+                assert_eq!((enough.context, &enough.capacity[..]), (CONTEXT, &[4, 4][..]));
+                let short = plan(Budget::Bytes(fits - wanted.kv_bytes / 2), Some(&capacity)).unwrap();
+                assert_eq!((short.context, &short.capacity[..]), (SMALL_CONTEXT, &[4, 4][..]));
+            });
+        }
+    }
+
+    #[test]
+    fn slots_are_what_the_capacity_says_unless_more_are_wanted() {
+        let slots = |spare_slots, budget, expected: usize| {
+            with_planner(spare_slots, |plan| {
+                let plan = plan(budget, Some(&Capacity::Experts(6))).unwrap();
+                assert_eq!((&plan.capacity[..], &plan.resident[..]), (&[6, 6][..], &[expected; 2][..]), "{budget:?}");
+            });
+        };
+        for budget in [Budget::Auto, Budget::Bytes(1 << 30)] {
+            slots(false, budget, 6);
+            slots(true, budget, 12);
+        }
+        slots(false, Budget::All, 12);
     }
 }
