@@ -75,9 +75,11 @@ impl PhaseReport {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Piece<'a> {
-    /// Whole characters, never a part of a stop text. Empty while the prompt is run, and perhaps at the end.
+    /// Whole characters, never a part of a stop text. Empty while the prompt is run, after tokens that complete no text, and perhaps
+    /// at the end.
     pub text: &'a str,
-    /// What the tokens since the last piece cost, all of one phase (the first generated one's is part of the prompt).
+    /// What the tokens since the last piece cost, all of one phase (the first generated one's is part of the prompt). Generated tokens that
+    /// complete no text count with the next piece that has some.
     pub cost: PhaseReport,
     /// Tokens of the prompt that are still to be run. A prompt of several chunks gives a piece after each of them but the last.
     pub prompt_left: usize,
@@ -100,7 +102,8 @@ pub struct Generation {
     pub pace: Option<PaceReport>,
 }
 
-/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, and says whether to go on.
+/// Runs `prompt` through the session and generates from there. `receive` gets the text as it is made, and says whether to go on; it is
+/// called after every token.
 ///
 /// # Errors
 /// The prompt does not fit the context, or a step fails.
@@ -156,13 +159,16 @@ pub fn generate(
         if output.find_stop() {
             break StopReason::StopText;
         }
-        if let Some(text) = output.next() {
+        let text = output.next();
+        let cost = if text.is_empty() {
+            PhaseReport::default()
+        } else {
             let now = (Meter::read(session), run);
-            let cost = now.0.since(&last.0, Phase::Generation, now.1 - last.1);
-            last = now;
-            if receive(Piece { text, cost, prompt_left: 0 }).is_break() {
-                break StopReason::Cancelled;
-            }
+            now.0.since(&std::mem::replace(&mut last, now).0, Phase::Generation, now.1 - last.1)
+        };
+        // Also without text: only the receiver can end a generation that gives none.
+        if receive(Piece { text, cost, prompt_left: 0 }).is_break() {
+            break StopReason::Cancelled;
         }
         if token_ids.len() == options.max_tokens {
             break StopReason::MaxTokens;
@@ -265,14 +271,13 @@ impl Output<'_> {
         }
     }
 
-    /// What can be handed out: all but a tail that may turn out to be the beginning of a stop text.
-    fn next(&mut self) -> Option<&str> {
+    /// What can be handed out, perhaps nothing: all but a tail that may turn out to be the beginning of a stop text.
+    fn next(&mut self) -> &str {
         let unsent = &self.text[self.sent..];
         let held = self.stop.iter().map(|stop| overlap(unsent, stop)).max().unwrap_or(0);
         let end = self.text.len() - held;
-        let piece = self.sent..end;
-        self.sent = end;
-        (!piece.is_empty()).then(|| &self.text[piece])
+        let start = std::mem::replace(&mut self.sent, end);
+        &self.text[start..end]
     }
 
     /// What was held back, unless the text was cut.
@@ -304,7 +309,7 @@ mod tests {
             if output.find_stop() {
                 return (sent, output.text, true);
             }
-            sent.push_str(output.next().unwrap_or_default());
+            sent.push_str(output.next());
         }
         (sent, output.text, false)
     }

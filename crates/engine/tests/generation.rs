@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
 use moce_engine::{
-    CpuOptions, Engine, EngineOptions, Error, GenerateOptions, Generation, Sampler, SamplerOptions, Session,
+    CpuOptions, Engine, EngineOptions, Error, GenerateOptions, Generation, Piece, Sampler, SamplerOptions, Session,
     StopReason, generate,
 };
 use moce_testkit::demo_model;
@@ -26,17 +26,26 @@ fn open() -> (Session, Vec<u32>) {
     (Session::new(&engine).unwrap(), prompt)
 }
 
-/// Generates greedily; `pieces` gets (prompt tokens left, tokens that the piece cost).
-fn run(session: &mut Session, prompt: &[u32], most: usize, pieces: &mut Vec<(usize, usize)>) -> Generation {
+/// Generates four tokens greedily.
+fn greedily(
+    session: &mut Session,
+    prompt: &[u32],
+    stop: Vec<String>,
+    receive: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Generation {
     let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
     let mut sampler = Sampler::new(greedy, session.engine().hyperparameters().vocabulary).unwrap();
-    let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
-    generate(session, &mut sampler, prompt, &options, &mut |piece| {
+    let options = GenerateOptions { max_tokens: 4, stop, ..GenerateOptions::default() };
+    generate(session, &mut sampler, prompt, &options, receive).unwrap()
+}
+
+/// Generates until `most` pieces have come; `pieces` gets (prompt tokens left, tokens that the piece cost).
+fn run(session: &mut Session, prompt: &[u32], most: usize, pieces: &mut Vec<(usize, usize)>) -> Generation {
+    greedily(session, prompt, Vec::new(), &mut |piece| {
         pieces.push((piece.prompt_left, piece.cost.tokens));
         assert!(piece.prompt_left == 0 || piece.text.is_empty());
         if pieces.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
-    .unwrap()
 }
 
 #[test]
@@ -62,5 +71,21 @@ fn a_long_prompt_says_how_far_it_is_and_can_be_broken_off() -> Result<(), Error>
     session.clear()?;
     session.prompt(&prompt)?;
     assert_eq!(session.logits(), logits);
+    Ok(())
+}
+
+/// As with tokens that are no text, which a model may give without an end: here all of it could be the beginning of a stop text.
+#[test]
+fn a_generation_that_gives_no_text_can_be_broken_off() -> Result<(), Error> {
+    let (mut session, prompt) = open();
+    let text = run(&mut session, &prompt, usize::MAX, &mut Vec::new()).text;
+    session.clear()?;
+    let mut asked = 0;
+    let broken = greedily(&mut session, &prompt, vec![format!("{text} and so on")], &mut |piece| {
+        asked += usize::from(piece.prompt_left == 0);
+        assert_eq!((piece.text, piece.cost.tokens > 0), ("", piece.prompt_left > 0));
+        if asked < 2 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert_eq!((broken.stop_reason, broken.token_ids.len()), (StopReason::Cancelled, 2));
     Ok(())
 }
