@@ -303,6 +303,7 @@ impl Engine {
     /// Runs one step. Sessions wait for each other here.
     pub(crate) fn step(&self, request: StepRequest<'_>) -> Result<(), Error> {
         let mut workspace = self.lock();
+        let _bound = self.cpu.bind_caller();
         let Workspace { scratch, experts } = &mut *workspace;
         let StepRequest { kv, routing, tap, tokens, first_position, phase, mut logits, last_logits } = request;
         if let Some(shape) = &self.hyperparameters().experts

@@ -132,6 +132,7 @@ impl Meter {
         let mut token = Activations::new(1, columns);
         token.begin(1, columns).fill(1.0);
         self.cpu.quantize(&mut token)?;
+        let _bound = self.cpu.bind_caller();
         let mut outputs = vec![0.0; at_once * rows];
         let begin = Instant::now();
         let mut bytes = 0;

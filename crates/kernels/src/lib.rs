@@ -36,6 +36,7 @@ mod topology;
 mod twin;
 
 pub use activations::Activations;
+pub use affinity::Binding;
 pub use attention::Attention;
 pub use ceiling::ReadLoop;
 pub use cpu::{Cpu, CpuOptions};

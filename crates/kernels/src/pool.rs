@@ -6,7 +6,8 @@
 mod handoff;
 mod sync;
 
-use crate::{Error, affinity};
+use crate::affinity::{self, Binding};
+use crate::{Error, topology};
 use handoff::Handoff;
 use std::any::Any;
 use std::fmt;
@@ -26,6 +27,8 @@ type Job<'a> = &'a (dyn Fn(usize) + Sync);
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The processor of worker 0, if the workers are bound.
+    first_processor: Option<usize>,
     /// A region is running: whoever calls now does all parts itself.
     busy: AtomicBool,
 }
@@ -46,7 +49,8 @@ impl Pool {
         Pool::with_affinity(threads, None)
     }
 
-    /// The same with worker `i` bound to processor `processors[i]`; the calling thread, worker 0, is bound too.
+    /// The same with worker `i` bound to processor `processors[i]`. Worker 0 is whoever calls, and bound while it wants to be:
+    /// [`Pool::bind_caller`].
     ///
     /// # Errors
     /// The system refuses a thread or a processor, or the list is shorter than `threads`.
@@ -57,10 +61,12 @@ impl Pool {
                 return Err(Error::AffinityTooShort { threads, processors: processors.len() });
             }
             affinity::check(&processors[..threads])?;
-            affinity::bind_current_thread(processors[0])?;
         }
-        let shared = Arc::new(Shared { handoff: Handoff::new(threads), panic: Mutex::new(None) });
-        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), busy: AtomicBool::new(false) };
+        let at_once = processors.map_or_else(topology::processors, distinct);
+        let shared = Arc::new(Shared { handoff: Handoff::new(threads, at_once), panic: Mutex::new(None) });
+        let first_processor = processors.map(|processors| processors[0]);
+        let workers = Vec::with_capacity(threads - 1);
+        let mut pool = Pool { shared, workers, first_processor, busy: AtomicBool::new(false) };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let processor = processors.map(|processors| processors[index]);
@@ -79,6 +85,13 @@ impl Pool {
     /// Workers, the calling thread included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Binds the calling thread to the processor of worker 0 where the workers are bound, until what is returned is dropped: for the time
+    /// of many regions. What it does otherwise, and the threads that it starts then, are not bound.
+    pub fn bind_caller(&self) -> Option<Binding> {
+        // As with the workers: `check` has bound a thread to this processor once already.
+        self.first_processor.and_then(Binding::to)
     }
 
     /// Runs `job(index)` once for every worker index in `0..threads()` and returns when all are done. Allocates nothing.
@@ -102,6 +115,11 @@ impl Pool {
             resume_unwind(payload);
         }
     }
+}
+
+/// How many processors a list names.
+fn distinct(processors: &[usize]) -> usize {
+    (0..processors.len()).filter(|&index| !processors[..index].contains(&processors[index])).count()
 }
 
 impl Shared {

@@ -3,9 +3,14 @@
 
 use std::num::NonZero;
 
+/// Processors that this process may run on (affinity and cgroup quota respected), at least 1.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// Physical cores that this process may run on (affinity and cgroup quota respected), at least 1.
 pub(crate) fn physical_cores() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let processors = processors();
     cores_by_siblings().map_or(processors, |cores| cores.clamp(1, processors))
 }
 
@@ -39,7 +44,6 @@ mod tests {
 
     #[test]
     fn between_one_and_all_processors() {
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        assert!((1..=processors).contains(&physical_cores()));
+        assert!((1..=processors()).contains(&physical_cores()));
     }
 }

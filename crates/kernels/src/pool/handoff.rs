@@ -34,11 +34,11 @@ pub(super) struct Handoff {
 }
 
 impl Handoff {
-    /// For `threads - 1` workers and a starter.
-    pub(super) fn new(threads: usize) -> Handoff {
+    /// For `threads - 1` workers and a starter, of which `at_once` can run at the same time.
+    pub(super) fn new(threads: usize, at_once: usize) -> Handoff {
         Handoff {
             workers: threads - 1,
-            spin: Spin::for_threads(threads),
+            spin: Spin::for_threads(threads, at_once),
             generation: Apart(AtomicU32::new(0)),
             job: AtomicPtr::new(ptr::null_mut()),
             working: Apart(AtomicUsize::new(0)),

@@ -15,7 +15,7 @@ mod source {
     pub(crate) struct Spin;
 
     impl Spin {
-        pub(crate) fn for_threads(_threads: usize) -> Spin {
+        pub(crate) fn for_threads(_threads: usize, _at_once: usize) -> Spin {
             Spin
         }
 
@@ -43,9 +43,8 @@ mod source {
 
     impl Spin {
         /// No spinning where the threads can't all run at once: it would keep the awaited one from its processor.
-        pub(crate) fn for_threads(threads: usize) -> Spin {
-            let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-            Spin(Duration::from_micros(if threads <= processors { 50 } else { 0 }))
+        pub(crate) fn for_threads(threads: usize, at_once: usize) -> Spin {
+            Spin(Duration::from_micros(if threads <= at_once { 50 } else { 0 }))
         }
 
         /// Whether `is_over` came true in time.

@@ -116,6 +116,11 @@ mod real {
         drop(Pool::new(3).unwrap());
     }
 
+    #[test]
+    fn a_processor_that_is_listed_twice_runs_one_thread_at_once() {
+        assert_eq!((distinct(&[3, 1, 3]), distinct(&[0, 2]), distinct(&[])), (2, 2, 0));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn affinity_binds_every_worker_and_names_what_is_wrong() {
@@ -123,6 +128,7 @@ mod real {
             let allowed = rustix::thread::sched_getaffinity(None).unwrap();
             let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap();
             let pool = Pool::with_affinity(2, Some(&[first, first])).unwrap();
+            let _bound = pool.bind_caller();
             pool.run(&|_| {
                 let set = rustix::thread::sched_getaffinity(None).unwrap();
                 assert!(set.count() == 1 && set.is_set(first));
