@@ -182,17 +182,22 @@ impl ExpertStore {
         if let Some(slot) = self.own_slot(layer, expert, false) {
             return Ok(Some(slot));
         }
-        // What no session keeps passes through. What one keeps waits for a slot of the layer, if any can become free.
+        // What no session keeps passes through. What one keeps takes a slot of the layer: one that will soon be nobody's if there is
+        // such a one, else at once that of an expert that is kept, too.
         let slots = &self.layers[layer.0];
-        if (!slots.is_held(expert) || slots.len() == 0)
-            && let Some(slot) = self.staging_slot(layer, expert)
+        if !slots.is_held(expert) || slots.len() == 0 {
+            if let Some(slot) = self.staging_slot(layer, expert) {
+                return Ok(Some(slot));
+            }
+        } else if !self.will_free_a_slot(layer)
+            && let Some(slot) = self.own_slot(layer, expert, true)
         {
             return Ok(Some(slot));
         }
         if self.queue.requested > self.queue.computed {
             return Ok(None);
         }
-        // Nothing is under way that could make room: another session's expert has to leave.
+        // Nothing is under way that could make room: an expert that is kept has to leave.
         if let Some(slot) = self.own_slot(layer, expert, true).or_else(|| self.staging_slot(layer, expert)) {
             return Ok(Some(slot));
         }
@@ -200,6 +205,13 @@ impl ExpertStore {
         self.fetcher.as_mut().expect("reads are under way").wait_all()?;
         let slot = self.own_slot(layer, expert, true).or_else(|| self.staging_slot(layer, expert));
         Ok(Some(slot.expect("with nothing under way and nothing to be computed, a slot is free")))
+    }
+
+    /// Whether an expert that waits to be computed has a slot of the layer that no session keeps it in.
+    fn will_free_a_slot(&self, layer: MoeLayer) -> bool {
+        let slots = &self.layers[layer.0];
+        let waiting = self.queue.ids(&(self.queue.computed..self.queue.requested));
+        waiting.iter().any(|&expert| !slots.is_held(expert) && slots.find(expert).is_some())
     }
 
     /// Ends a step that failed, wherever that was: waits for what is under way and forgets what did not come.

@@ -116,6 +116,31 @@ fn a_step_that_ends_half_way_keeps_no_slot() {
     assert!([2, 3].iter().all(|&expert| store.layers[0].find(expert).is_some()), "they have slots of their layer");
 }
 
+/// Two sessions, or one whose logical cache is larger than the layer: no slot will be nobody's, so that waiting for one would only put the
+/// reads one behind the other.
+#[test]
+fn reads_begin_at_once_where_every_slot_is_of_an_expert_that_is_kept() {
+    let (mut store, _) = store(3, 2);
+    (0..EXPERTS as u32).for_each(|expert| store.hold(MoeLayer(0), expert));
+    step(&mut store, MoeLayer(0), &[0, 1, 2]).unwrap();
+    let before = store.traffic().fetches;
+    store.begin(MoeLayer(0), &[0, 3, 4]).unwrap();
+    assert_eq!(store.traffic().fetches - before, 2);
+    assert!(store.layers[0].find(0).is_some(), "it is about to be computed");
+    store.abandon();
+    // Also where one more is needed than there are slots.
+    step(&mut store, MoeLayer(0), &[0, 1, 2, 5]).unwrap();
+}
+
+#[test]
+fn an_expert_that_is_kept_waits_for_a_slot_that_will_be_nobodys() {
+    let (mut store, _) = store(3, 2);
+    step(&mut store, MoeLayer(0), &[0, 1, 2]).unwrap();
+    (1..4).for_each(|expert| store.hold(MoeLayer(0), expert));
+    step(&mut store, MoeLayer(0), &[0, 3]).unwrap();
+    assert!((1..4).all(|expert| store.layers[0].find(expert).is_some()), "what is kept has stayed");
+}
+
 /// A window after a restart finds the experts of the window before: nobody holds them, but nearly all are needed.
 #[test]
 fn reading_ahead_pushes_out_nothing_that_is_resident() {
