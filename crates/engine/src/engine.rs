@@ -79,6 +79,8 @@ pub struct Engine {
     cpu: Cpu,
     rope: Rope,
     workspace: Mutex<Workspace>,
+    /// As of the last step, for whoever asks while one runs.
+    traffic: Mutex<Traffic>,
     plan: MemoryPlan,
     flash: String,
     prefetch: Prefetch,
@@ -89,6 +91,8 @@ pub struct Engine {
     /// By MoE layer.
     expert_bytes: Vec<u64>,
 }
+
+const NO_PANIC: &str = "nothing panics under this lock";
 
 /// What one step at a time uses.
 struct Workspace {
@@ -138,6 +142,7 @@ impl Engine {
             tokenizer,
             weights,
             rope,
+            traffic: Mutex::new(experts.traffic()),
             workspace: Mutex::new(Workspace { scratch, experts }),
             kv: plan.scratch.kv,
             plan,
@@ -228,9 +233,13 @@ impl Engine {
         &self.routing
     }
 
-    /// What has been read from flash since the engine was opened.
+    /// What has been read from flash since the engine was opened; a step that runs is not counted yet.
     pub fn traffic(&self) -> Traffic {
-        self.lock().experts.traffic()
+        *self.traffic.lock().expect(NO_PANIC)
+    }
+
+    fn note_traffic(&self, experts: &ExpertStore) {
+        *self.traffic.lock().expect(NO_PANIC) = experts.traffic();
     }
 
     /// What a layer of a session's KV cache keeps.
@@ -292,6 +301,7 @@ impl Engine {
             let cached: Vec<u32> = routing.cached(layer).collect();
             workspace.experts.read_in_idle_time(MoeLayer(layer), cached.iter().rev().copied())?;
         }
+        self.note_traffic(&workspace.experts);
         Ok(())
     }
 
@@ -328,14 +338,15 @@ impl Engine {
             logits: logits.reborrow(),
         };
         let outcome = self.architecture.forward(&mut step);
-        if let Err(error) = outcome {
+        if outcome.is_err() {
             experts.abandon();
-            return Err(match error {
-                // No wonder, if the file is another by now.
-                Error::NonFinite { .. } => experts.check_files().err().unwrap_or(error),
-                error => error,
-            });
         }
+        self.note_traffic(experts);
+        outcome.map_err(|error| match error {
+            // No wonder, if the file is another by now.
+            Error::NonFinite { .. } => experts.check_files().err().unwrap_or(error),
+            error => error,
+        })?;
         if let Some(row) = logits.last_row(tokens.len(), self.plan.scratch.logit_rows) {
             let vocabulary = last_logits.len();
             last_logits.copy_from_slice(&scratch.logits[row * vocabulary..(row + 1) * vocabulary]);

@@ -292,6 +292,9 @@ impl Session {
 
     /// Runs tokens as a prompt and hands out the logits after each of them, by the token's index in `tokens`. Those of the last stay.
     ///
+    /// `receive` is called while the step runs, for which other sessions of the engine wait: were it to run one, to make or to drop one, it
+    /// would wait for itself.
+    ///
     /// # Errors
     /// As [`Session::prompt`].
     pub fn score(&mut self, tokens: &[u32], receive: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {

@@ -52,7 +52,8 @@ pub trait RoutingObserver: Send {
     fn begin(&mut self, step: &ObservedStep<'_>);
 
     /// A token of the step (by its index) was routed in an MoE layer (by its index among them). `scores` are what the model sorts by, one
-    /// per expert, before any policy changed them.
+    /// per expert, before any policy changed them. This is called while the step runs, for which other sessions of the engine wait: were
+    /// it to run one, to make or to drop one, it would wait for itself.
     fn routed(&mut self, layer: usize, token: usize, scores: &[f32], selection: &Selection);
 
     /// The step is done in all layers. A step that fails ends without this.

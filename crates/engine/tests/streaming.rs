@@ -12,6 +12,8 @@ use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 fn options(capacity: Option<Capacity>, flash: FlashOptions) -> EngineOptions {
     let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
@@ -216,4 +218,21 @@ fn a_cache_state_of_another_model_or_no_state_at_all_is_refused() {
         let message = CacheState::read(&path).unwrap_err().to_string();
         assert!(message.contains("state.json"), "{message}");
     }
+}
+
+/// Whoever receives logits is called while the step runs.
+#[test]
+fn traffic_can_be_asked_for_while_a_step_runs() {
+    let (done, ended) = channel();
+    std::thread::spawn(move || {
+        let model = ModelFile::new("qwen2moe", Format::Q4_0);
+        let options = options(Some(Capacity::Experts(3)), FlashOptions::default());
+        let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
+        let mut session = Session::new(&engine).unwrap();
+        let before = engine.traffic().fetches;
+        session.score(&model.tokens, &mut |_, _| assert_eq!(engine.traffic().fetches, before)).unwrap();
+        done.send((before, engine.traffic().fetches)).unwrap();
+    });
+    let (before, after) = ended.recv_timeout(Duration::from_secs(60)).expect("a step that waits for itself never ends");
+    assert!(after > before);
 }
