@@ -76,7 +76,7 @@ pub(crate) struct CommonOptions {
     /// How keys and values are kept
     #[arg(long, value_enum, default_value_t = Kv::F16)]
     pub(crate) kv: Kv,
-    /// Compute threads [default: one a physical core]
+    /// Compute threads [default: one for each processor of --affinity, else one a physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Cores to run on, one a thread, such as `0,2-3`
