@@ -141,7 +141,8 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
             match std::iter::once(file.into()).chain(in_data).find(|path: &PathBuf| path.is_file()) {
                 Some(path) => TaskSource::File(path),
                 None => {
-                    let problem = format_args!("'{file}' is neither mmlu nor gsm8k, and there is no such file of questions");
+                    let problem =
+                        format_args!("'{file}' is neither mmlu nor gsm8k, and there is no such file of questions");
                     return Err(usage(problem));
                 }
             }
