@@ -164,7 +164,9 @@ pub fn generate(
             PhaseReport::default()
         } else {
             let now = (Meter::read(session), run);
-            now.0.since(&std::mem::replace(&mut last, now).0, Phase::Generation, now.1 - last.1)
+            let cost = now.0.since(&last.0, Phase::Generation, now.1 - last.1);
+            last = now;
+            cost
         };
         // Also without text: only the receiver can end a generation that gives none.
         if receive(Piece { text, cost, prompt_left: 0 }).is_break() {
