@@ -4,8 +4,8 @@ Runs every stage in order; a stage that is done is skipped, one that was interru
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
 its package is not installed. DISTILL and MIX are the lengths of those stages: tokens, or seconds (`DISTILL=240s`) where an
 accelerator is lent for a time. FROM=FILE takes a finished model (any part of a split one) instead of the stages up to
-distill: its mix goes on from there (mean.py makes one of two). WORK/settings.json keeps SETTINGS, FROM and
-lengths, so that a run goes on without them.
+distill: its mix goes on from there (mean.py makes one of two). SEED=N is another run of the same
+settings: other text, exercises and order. WORK/settings.json keeps SETTINGS, FROM, SEED and lengths, so that a run goes on without them.
 """
 
 import json
@@ -23,7 +23,7 @@ STAGES = ("data", "statistics", "seeding", "local", "distill", "mix", "export")
 
 def arguments(words: list[str]) -> dict[str, str]:
     """NAME=value words."""
-    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", "FROM", *LENGTHS}
+    known = {"DATA", "WORK", "UNTIL", "SETTINGS", "BASE", "FROM", "SEED", *LENGTHS}
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if unknown := [word for word in words if word.split("=", 1)[0] not in known]:
         sys.exit(f"error: unknown argument {unknown[0]!r}; expected NAME=value with {', '.join(sorted(known))}")
@@ -56,6 +56,15 @@ def finished_model(text: str, work: Path, kept: str | None) -> str:
     return str(file)
 
 
+def wanted_seed(text: str, work: Path, begun: int | None) -> int:
+    """The number of SEED. A folder keeps to the one it was begun with."""
+    if not text.isdecimal():
+        sys.exit(f"error: SEED={text} is no number\nhint: SEED=1, SEED=2, ...")
+    if begun not in (None, int(text)):
+        sys.exit(f"error: {work} was begun with SEED={begun}\nhint: give another folder with WORK")
+    return int(text)
+
+
 def wanted_settings(given: dict[str, str], work: Path, device: str):
     """The settings of a run, and the finished model that its mix begins with: what its folder was begun with, else what is asked for, else
     the settings for this machine and none.
@@ -75,7 +84,10 @@ def wanted_settings(given: dict[str, str], work: Path, device: str):
     kept |= {"SETTINGS": name} | {key: given[key] for key in LENGTHS if key in given}
     if given.get("FROM"):
         kept["FROM"] = finished_model(given["FROM"], work, kept.get("FROM"))
+    seed = kept.get("SEED", 0 if begun else None)
+    kept["SEED"] = wanted_seed(given.get("SEED") or str(seed or 0), work, seed)
     settings = CHOICES[name]()
+    settings = replace(settings, seed=settings.seed + kept["SEED"])
     for stage in LENGTHS.intersection(kept):
         wanted = getattr(settings, stage.lower())
         settings = replace(settings, **{stage.lower(): replace(wanted, **length(stage, kept[stage]))})

@@ -66,3 +66,14 @@ def test_a_mix_of_a_finished_model_is_looked_at_while_it_runs(tmp_path, monkeypa
     assert torch.equal(output_norm, norm["output_norm"]) and torch.equal(loaded["router"], layer["router"])
     expected = 7 * layer["o_scales"] + layer["o_minima"]
     torch.testing.assert_close(loaded["o"].float(), expected.expand(2, 32), rtol=1e-2, atol=1e-2)
+
+
+def test_another_seed_is_another_run_in_a_folder_of_its_own(tmp_path):
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    first, second = wanted(tmp_path / "one")[0].seed, wanted(tmp_path / "two", SEED="2")[0].seed
+    assert second == first + 2 == wanted(tmp_path / "two")[0].seed
+    for work, seed in ((tmp_path / "one", "1"), (tmp_path / "two", "0")):
+        with pytest.raises(SystemExit, match="begun with SEED="):
+            wanted(work, SEED=seed)
+    with pytest.raises(SystemExit, match="no number"):
+        wanted(tmp_path / "two", SEED="-1")
