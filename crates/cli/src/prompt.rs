@@ -7,28 +7,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IsTerminal;
 
 /// Shows the model at work where no prompt is given.
-const BUILT_IN: &str = "Once upon a time, in a small village by the sea, there lived";
+pub(crate) const BUILT_IN: &str = "Once upon a time, in a small village by the sea, there lived";
 
 /// How long standard input may stay silent before we say that we wait for it.
 const SILENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// The prompt, and whether it is the built-in one.
-pub(crate) fn read(arguments: &Run) -> anyhow::Result<(String, bool)> {
-    if let Some(text) = &arguments.prompt {
-        return Ok((text.clone(), false));
+/// The prompt of an option or a file.
+pub(crate) fn given(arguments: &Run) -> anyhow::Result<Option<String>> {
+    match (&arguments.prompt, &arguments.file) {
+        (Some(text), _) => Ok(Some(text.clone())),
+        (None, Some(file)) => Ok(Some(read_text(file)?)),
+        (None, None) => Ok(None),
     }
-    if let Some(file) = &arguments.file {
-        return Ok((read_text(file)?, false));
+}
+
+/// The prompt of standard input, where that is no terminal. As every filter does, this waits for a pipe however long its writer takes;
+/// one without content, or /dev/null, is no prompt.
+pub(crate) fn from_standard_input() -> anyhow::Result<Option<String>> {
+    if std::io::stdin().is_terminal() {
+        return Ok(None);
     }
-    // As every filter does: a pipe is waited for however long its writer takes. One without content, or /dev/null, is no prompt.
-    if !std::io::stdin().is_terminal() {
-        say_if_silent();
-        let text = read_text("-".as_ref())?;
-        if !text.is_empty() {
-            return Ok((text, false));
-        }
-    }
-    Ok((BUILT_IN.to_owned(), true))
+    say_if_silent();
+    Ok(Some(read_text("-".as_ref())?).filter(|text| !text.is_empty()))
 }
 
 /// Says what we wait for where nothing comes: whoever started us may have left a pipe open that nobody writes to. With `--quiet` too, or

@@ -76,9 +76,13 @@ fn a_file_of_the_users_is_not_taken_for_a_shapes() {
     let bench = ["bench", "--shape", "qwen1.5-moe-a2.7b", "--yes", "--folder", folder.path().to_str().unwrap()];
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/qwen2moe.gguf");
     let a_model = std::fs::read(model).unwrap();
-    for bytes in [&b"precious"[..], &a_model] {
+    for (bytes, why) in [(&b"precious"[..], "magic"), (&a_model, "no model that moce made")] {
         std::fs::write(&file, bytes).unwrap();
-        assert!(refused(&bench, 1).contains("qwen1.5-moe-a2.7b-q4_0.gguf is no model that moce made"));
+        let said = refused(&bench, 1);
+        assert!(
+            said.contains("qwen1.5-moe-a2.7b-q4_0.gguf") && said.contains(why) && said.contains("--folder"),
+            "{said}"
+        );
         assert_eq!(std::fs::read(&file).unwrap(), bytes);
     }
 }

@@ -54,19 +54,23 @@ struct GroupFiles {
     root: &'static str,
     limit: &'static str,
     usage: &'static str,
-    /// The line of `memory.stat` that counts pages of files that the system would give up first.
-    reclaimable: &'static str,
+    /// The lines of `memory.stat` that count pages of files, which the system gives up when memory is short.
+    reclaimable: [&'static str; 2],
 }
 
 const VERSION_1: GroupFiles = GroupFiles {
     root: "/sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
     usage: "memory.usage_in_bytes",
-    reclaimable: "total_inactive_file ",
+    reclaimable: ["total_inactive_file ", "total_active_file "],
 };
 
-const VERSION_2: GroupFiles =
-    GroupFiles { root: "/sys/fs/cgroup", limit: "memory.max", usage: "memory.current", reclaimable: "inactive_file " };
+const VERSION_2: GroupFiles = GroupFiles {
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    usage: "memory.current",
+    reclaimable: ["inactive_file ", "active_file "],
+};
 
 /// The least that the memory limits of this process' control group and those above it leave to it, versions 1 and 2.
 fn group_available() -> Option<u64> {
@@ -92,7 +96,8 @@ fn least_left(root: &Path, group: &str, files: &GroupFiles, own: u64) -> Option<
     let left = folders.filter_map(|folder| {
         let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
         let limit = number(files.limit)?;
-        let reclaimable = number_after(&folder.join("memory.stat"), files.reclaimable).unwrap_or(0);
+        let stat = folder.join("memory.stat");
+        let reclaimable = files.reclaimable.iter().filter_map(|name| number_after(&stat, name)).sum();
         let others = number(files.usage).unwrap_or(0).saturating_sub(reclaimable).saturating_sub(own);
         Some(limit.saturating_sub(others))
     });
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_others_hold_in_a_group_is_not_left() {
-        let stat = "anon 700\ninactive_anon 3\ninactive_file 50\n";
+        let stat = "anon 700\ninactive_anon 3\ninactive_file 30\nactive_file 20\n";
         let files = [
             ("a/memory.max", "1000"),
             ("a/memory.current", "800"),
@@ -151,7 +156,7 @@ mod tests {
         let files = [
             ("memory.limit_in_bytes", "1000"),
             ("memory.usage_in_bytes", "800"),
-            ("memory.stat", "inactive_file 1\ntotal_inactive_file 100\n"),
+            ("memory.stat", "inactive_file 1\ntotal_inactive_file 60\ntotal_active_file 40\n"),
         ];
         groups("version-1", &files, |root| assert_eq!(least_left(root, "/", &VERSION_1, 200), Some(500)));
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How long the probe for the best depth and cut of reads may take.
+/// How long the probe for the best depth and cut of reads may go on after it has tried each once.
 const PROBE_LIMIT: Duration = Duration::from_millis(300);
 /// The block that a file in memory is read by.
 const MEMORY_BLOCK_BYTES: usize = 4096;

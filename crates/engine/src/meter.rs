@@ -155,6 +155,7 @@ impl Meter {
     pub fn memory_rate(&self, time: Duration) -> Result<f64, Error> {
         let mut memory = reserve(MEMORY_BYTES)?;
         memory.fill(1); // pages that were only read would all be the system's page of zeros
+        let _bound = self.cpu.bind_caller();
         let rate = |how: ReadLoop| {
             let begin = Instant::now();
             let mut bytes = 0;

@@ -195,9 +195,7 @@ impl Planner<'_> {
         let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
         let mut best = None;
         for &context in &contexts {
-            let buffers = self.buffers(Some(limit));
-            let shorter = Buffers { staging: LEAST_STAGING_SLOTS, ..buffers };
-            let mut buffers = [buffers, shorter, LEAST_BUFFERS].into_iter();
+            let mut buffers = self.buffers_to_try(limit).into_iter();
             let plan = buffers.find_map(|buffers| self.fit(context, limit, buffers).transpose());
             if let Some(plan) = plan.transpose()? {
                 let is_enough = plan.resident.iter().zip(&enough).all(|(resident, enough)| resident >= enough);
@@ -210,7 +208,13 @@ impl Planner<'_> {
         best.ok_or_else(|| self.too_little(limit))
     }
 
-    /// A plan for a capacity that is given, in the longest context that it fits with; with `wants_more` as many slots as there is room for.
+    /// Buffers for a limit, the largest first.
+    fn buffers_to_try(&self, limit: u64) -> [Buffers; 3] {
+        let buffers = self.buffers(Some(limit));
+        [buffers, Buffers { staging: LEAST_STAGING_SLOTS, ..buffers }, LEAST_BUFFERS]
+    }
+
+    /// A plan for a capacity that is given, in the longest context that it fits with at all; with `wants_more` as many slots as there is room for.
     fn with_capacity(
         &self,
         contexts: &[usize],
@@ -218,15 +222,14 @@ impl Planner<'_> {
         logical: Vec<usize>,
         wants_more: bool,
     ) -> Result<MemoryPlan, Error> {
-        let buffers = self.buffers(Some(limit));
         for &context in contexts {
             if wants_more
-                && let Some(plan) = self.fit(context, limit, buffers)?
+                && let Some(plan) = self.fit(context, limit, self.buffers(Some(limit)))?
                 && plan.resident.iter().zip(&logical).all(|(resident, logical)| resident >= logical)
             {
                 return Ok(MemoryPlan { capacity: logical, ..plan });
             }
-            for buffers in [buffers, LEAST_BUFFERS] {
+            for buffers in self.buffers_to_try(limit) {
                 let plan = self.with_slots(context, Some(limit), &logical, buffers)?;
                 if plan.total_bytes() <= limit {
                     return Ok(plan);

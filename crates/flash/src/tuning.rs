@@ -76,7 +76,7 @@ const FAR_BEHIND: f64 = 0.7;
 /// Rates as near to the best as this count as equal: less than the device varies by itself.
 const CLOSE: f64 = 0.93;
 /// A burst is no larger than this, so that a slow device is known within seconds.
-const BURST_BYTES: usize = 32 << 20;
+const BURST_BYTES: usize = 16 << 20;
 /// How long the reads on the device should last, so that a computing thread need not look more often than this.
 const BRIDGED: Duration = Duration::from_millis(2);
 
@@ -168,7 +168,7 @@ impl Fetcher {
 
     /// Slices of these lengths at random places, each in a file that is large enough.
     fn anywhere(&self, slices: &[usize], random: &mut Random) -> Vec<Slice> {
-        let room = |file: usize, bytes: usize| self.files()[file].identity().bytes.checked_sub(bytes as u64);
+        let room = |file: usize, bytes: usize| self.files().get(file)?.identity().bytes.checked_sub(bytes as u64);
         let slice = |&bytes: &usize| {
             let large: Vec<usize> = (0..self.files().len()).filter(|&file| room(file, bytes).is_some()).collect();
             // Where there is none, `request` refuses the slice.

@@ -28,15 +28,18 @@ pub(crate) fn create(path: &Path) -> io::Result<NamedTempFile> {
 
 /// Opens or creates a file, makes sure that nobody else is writing it, and empties it.
 fn open_alone(path: &Path) -> io::Result<File> {
+    let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "another process is writing it");
     let mut options = File::options();
     options.read(true).write(true);
     let (file, is_new) = match options.clone().create_new(true).open(path) {
         Ok(file) => (file, true),
         // Not emptied at once: another process may be writing it.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (options.open(path)?, false),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match options.open(path) {
+            Err(_) if path.symlink_metadata().is_err() => return Err(busy()), // it has just been finished
+            file => (file?, false),
+        },
         Err(error) => return Err(error),
     };
-    let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "another process is writing it");
     match file.try_lock() {
         Ok(()) if is_still(&file, path) => {}
         Ok(()) => return Err(busy()), // it has just been finished

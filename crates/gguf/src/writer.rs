@@ -189,7 +189,9 @@ impl Writer {
     ) -> Result<(), Error> {
         let failed = |action| move |source| Error::File { file: path.into(), action, source };
         // Before everything is written, not when it is to be renamed.
-        let ends_as_folder = path.as_os_str().as_encoded_bytes().last().is_some_and(|&end| is_separator(end.into()));
+        let name = path.as_os_str().as_encoded_bytes();
+        let end = name.strip_suffix(b".").unwrap_or(name).last();
+        let ends_as_folder = end.is_some_and(|&end| is_separator(end.into()));
         if ends_as_folder || path.file_name().is_none() || path.is_dir() {
             return Err(failed("create")(io::ErrorKind::IsADirectory.into()));
         }

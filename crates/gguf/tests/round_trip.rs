@@ -175,7 +175,7 @@ fn a_path_that_only_a_folder_can_have_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("there")).unwrap();
     let unwanted = |_: &Tensor, _: &mut dyn Write| -> io::Result<()> { panic!("written although it cannot be kept") };
-    for name in ["nowhere/", "there", "there/.."] {
+    for name in ["nowhere/", "nowhere/.", "there", "there/.."] {
         let error = small().replace(&folder.path().join(name), unwanted).unwrap_err();
         assert!(matches!(&error, Error::File { action: "create", .. }), "{name}: {error}");
     }

@@ -62,7 +62,8 @@ impl Pool {
             }
             affinity::check(&processors[..threads])?;
         }
-        let at_once = processors.map_or_else(topology::processors, distinct);
+        let at_once = processors.map_or(usize::MAX, |processors| distinct(&processors[..threads]));
+        let at_once = at_once.min(topology::processors());
         let shared = Arc::new(Shared { handoff: Handoff::new(threads, at_once), panic: Mutex::new(None) });
         let first_processor = processors.map(|processors| processors[0]);
         let workers = Vec::with_capacity(threads - 1);

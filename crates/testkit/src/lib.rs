@@ -1,5 +1,5 @@
-//! What tests of several crates share: finding test data, the shipped models, tiny models and variants of them. A dev-dependency only; its functions panic,
-//! as tests do.
+//! What tests of several crates share: finding test data, the shipped models, tiny models and variants of them. A
+//! dev-dependency only; its functions panic, as tests do.
 
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The first part of the demo model, which commands use where no model is named.
+/// The first part of the demo model.
 pub fn demo_model() -> PathBuf {
     folder().join("demo-00001-of-00003.gguf")
 }

@@ -63,7 +63,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  moce run\n  moce run -p \"Once upon a time\" -n 100\n  \
         moce run model.gguf -f prompt.txt --temp 0 --json\n  echo \"The three laws are\" | moce run")]
     Run(Run),
-    /// Show what is in a model file, without reading its weights
+    /// Show what is in a model file, from its headers and the beginnings of its tensors
     #[command(after_help = "Examples:\n  moce inspect\n  moce inspect model-00001-of-00003.gguf --tensors")]
     Inspect(Inspect),
     /// Turn text into token ids, or ids into text

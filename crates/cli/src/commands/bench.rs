@@ -217,7 +217,8 @@ fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<
             Ok(gguf) if synthetic.matches(&gguf) => return Ok(path),
             // An earlier recipe's gives way.
             Ok(gguf) if Synthetic::made(&gguf) => {}
-            _ => bail!("{} is no model that moce made; give another --folder", path.display()),
+            Ok(_) => bail!("{} is no model that moce made; give another --folder", path.display()),
+            Err(error) => return Err(error).context("remove the file, or give another --folder"),
         }
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -30,7 +30,7 @@ pub(crate) struct Eval {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
     /// The folder with the data: test/ and dev/ for mmlu, test.jsonl and train.jsonl for gsm8k, or one folder above;
-    /// or where FILE.jsonl is
+    /// for FILE.jsonl a folder to look in, where it is not there as given
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: Option<PathBuf>,
     /// Ask only the first N questions of each subject
@@ -72,6 +72,7 @@ pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
     header.limit = arguments.limit;
     header.subjects = arguments.subjects.clone().map(|mut subjects| {
         subjects.sort();
+        subjects.dedup();
         subjects
     });
     let (mut file, mut outcomes) = match &arguments.output {

@@ -66,13 +66,17 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
             bail!("--cache-state: there is no folder {}", folder.display());
         }
     }
-    let (text, built_in) = prompt::read(arguments)?;
+    let given = prompt::given(arguments)?;
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
+    // Not before: whoever names a wrong model is not kept waiting for a prompt.
+    let given = given.map_or_else(prompt::from_standard_input, |text| Ok(Some(text)))?;
+    let is_built_in = given.is_none();
+    let text = given.unwrap_or_else(|| prompt::BUILT_IN.to_owned());
     let prompt = engine.tokenizer().encode_prompt(&text)?;
     let sampling = arguments.sampling.sampler_options(seed_from_clock());
     let seed = sampling.seed;
-    if built_in && !global.json && !global.quiet {
+    if is_built_in && !global.json && !global.quiet {
         let _ = write!(std::io::stderr(), "{}", report::dim(&text));
     }
     interrupt::listen();
