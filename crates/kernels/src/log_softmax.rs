@@ -63,7 +63,9 @@ impl Divergence<'_> {
     #[inline(always)]
     fn term(&self, own: f32, other: f32) -> f64 {
         let log_p = f64::from(own) - self.own_log_sum;
-        exp_nonpositive(log_p) * (log_p - (f64::from(other) - self.other_log_sum))
+        let term = exp_nonpositive(log_p) * (log_p - (f64::from(other) - self.other_log_sum));
+        // What cannot be has no weight. Chosen afterwards, not by a branch, so that lanes stay together.
+        if log_p == f64::NEG_INFINITY { 0.0 } else { term }
     }
 }
 
@@ -159,5 +161,7 @@ mod tests {
             }
         }
         assert!(log_sum_exp(&[f32::NEG_INFINITY; 3]).is_nan());
+        assert_eq!(divergence(&x, &x), 0.0);
+        assert!((divergence(&x, &[1.5; 40]) - 2f64.ln()).abs() < 1e-14);
     }
 }

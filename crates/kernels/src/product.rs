@@ -78,10 +78,11 @@ impl Operands<'_> {
         weights.check();
         assert!(weights.layout == Layout::Plain || !self.is_float(), "{} is always plain", weights.format.name());
         assert_eq!(weights.columns, input.columns(), "columns of weights and activations");
-        assert_eq!(outputs, self.tokens() * weights.rows, "outputs of a product");
+        // Checked: a wrapped product or sum would let the kernels write outside the output.
+        assert_eq!(Some(outputs), self.tokens().checked_mul(weights.rows), "outputs of a product");
         let last = match self.input_rows {
             Rows::All => None,
-            Rows::Range { first, count } => count.checked_sub(1).map(|last| first + last),
+            Rows::Range { first, count } => count.checked_sub(1).map(|last| first.saturating_add(last)),
             Rows::Gather(rows) => rows.iter().max().map(|&row| row as usize),
         };
         assert!(last.is_none_or(|last| last < input.rows()), "vector {last:?} of a batch of {}", input.rows());

@@ -62,18 +62,24 @@ impl Random {
         bytes
     }
 
-    /// Activations; with `extreme`, also blocks that are zero, tiny, huge, or all of one magnitude.
+    /// Activations; with `extreme`, also blocks that are zero, tiny, huge, or all of one magnitude: among them 2^-100, under which a
+    /// block is zero.
     pub(crate) fn activations(&mut self, values: &mut [f32], extreme: bool) {
         for block in values.chunks_mut(32) {
-            let kind = if extreme { self.below(8) } else { 7 };
+            let kind = if extreme { self.below(12) } else { 11 };
+            let least = 2f32.powi(-100);
             for x in block {
                 *x = match kind {
                     0 => 0.0,
-                    1 => self.unit() * 1e-31, // 2^-100 is 8e-31
+                    1 => self.unit() * 1e-31,
                     2 => self.unit() * 1e18,
                     3 => 3.5,                                            // every code 127
                     4 => -3.5,                                           // every code -127
                     5 => f32::from_bits(self.next() as u32 & 0x7f_ffff), // subnormal
+                    6 => least,
+                    7 => least.next_down(),
+                    8 => -least.next_up(),
+                    9 => self.unit() * 1e-20,
                     _ => self.unit() * 4.0,
                 };
             }

@@ -110,6 +110,43 @@ fn every_format_shape_and_batch_has_the_reference_bits() {
     }
 }
 
+/// Of rows of one block, so that no larger one hides what a small one adds.
+#[test]
+fn small_activations_are_zero_only_under_the_bound() {
+    let cpus = cpus();
+    for seed in 0..40 {
+        Case::new(seed, Format::ALL[3 + seed as usize % 4], 16, 32, 2, true).check(&cpus);
+    }
+}
+
+#[test]
+fn large_batches_have_the_codes_of_small_ones() {
+    // 3 threads share 37 rows of 65 blocks at places within rows.
+    let (rows, columns) = (37, 2080);
+    let mut values = vec![0.0; rows * columns];
+    Random(7).activations(&mut values, true);
+    let mut cpus = cpus();
+    cpus.extend(
+        Isa::available()
+            .map(|isa| Cpu::new(&CpuOptions { isa: Some(isa), threads: Some(3), ..Default::default() }).unwrap()),
+    );
+    let bytes = Random(8).weights(Format::Q4_1, 1, columns, false);
+    let weights = Matrix::new(Format::Q4_1, 1, columns, Layout::Plain, &bytes).unwrap();
+    let row = |token: usize| {
+        let values = &values[token * columns..][..columns];
+        reference::dot(Format::Q4_1, &bytes, values, &reference::quantize(values))
+    };
+    let expected: Vec<f32> = (0..rows).map(row).collect();
+    for cpu in cpus {
+        let mut activations = Activations::new(rows, columns);
+        activations.begin(rows, columns).copy_from_slice(&values);
+        cpu.quantize(&mut activations).unwrap();
+        let mut output = vec![f32::NAN; rows];
+        cpu.multiply(&mut [Product { weights, input: &activations, input_rows: Rows::All, output: &mut output }]);
+        assert_bits(&output, &expected, &format!("{:?}, {} threads", cpu.isa(), cpu.threads()));
+    }
+}
+
 #[test]
 fn float_rows_of_any_length_have_the_reference_bits() {
     let cpus = cpus();
@@ -274,4 +311,26 @@ fn gathered_rows_must_exist() {
     let weights = Matrix::new(Format::F32, 1, 32, Layout::Plain, &[0; 128]).unwrap();
     let input_rows = Rows::Gather(&[0, 2]);
     cpus()[0].multiply(&mut [Product { weights, input: &activations, input_rows, output: &mut [0.0; 2] }]);
+}
+
+/// Also where a wrapped product would be the right number of outputs.
+#[test]
+#[should_panic(expected = "outputs of a product")]
+fn sizes_whose_product_wraps_are_refused() {
+    let cpu = &cpus()[0];
+    let weights = Matrix::new(Format::F32, (1 << 63) + 1, 0, Layout::Plain, &[]).unwrap();
+    let mut activations = Activations::new(2, 0);
+    activations.begin(2, 0);
+    cpu.multiply(&mut [Product { weights, input: &activations, input_rows: Rows::All, output: &mut [0.0; 2] }]);
+}
+
+#[test]
+#[should_panic(expected = "outputs of a product")]
+fn ranges_whose_end_wraps_are_refused() {
+    let cpu = &cpus()[0];
+    let weights = Matrix::new(Format::F32, 2, 2, Layout::Plain, &[0; 16]).unwrap();
+    let mut activations = Activations::new(8, 2);
+    activations.begin(8, 2).fill(1.0);
+    let input_rows = Rows::Range { first: 1 << 63, count: (1 << 63) + 1 };
+    cpu.multiply(&mut [Product { weights, input: &activations, input_rows, output: &mut [0.0; 2] }]);
 }
