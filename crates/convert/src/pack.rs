@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::{Error, Progress, disk};
 use moce_engine::packed::{self, Checksums, Header, Layer};
 use moce_engine::{ExpertMap, Isa, LayerCatalogue};
-use moce_gguf::{Gguf, Tensor, TensorType, Writer};
+use moce_gguf::{Gguf, Tensor, TensorType, Writer, split};
 use std::collections::HashSet;
 use std::hash::Hasher as _;
 use std::io::{self, Write};
@@ -64,7 +64,7 @@ impl<'g> Pack<'g> {
         };
         let mut writer = Writer::new();
         // The file is whole; and its alignment is its own.
-        for (key, value) in source.metadata().iter().filter(|(key, _)| !key.starts_with("split.")) {
+        for (key, value) in source.metadata().iter().filter(|(key, _)| !split::KEYS.contains(key)) {
             writer.set(key, value.clone())?;
         }
         writer.set("general.alignment", packed::ALIGNMENT as u32)?;

@@ -12,6 +12,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// How many characters of a name messages show; names have up to [`limits::NAME_BYTES`].
 const SHOWN: usize = 100;
 
+/// As much of a name as messages show.
+pub(crate) fn beginning(name: &str) -> String {
+    name.chars().take(SHOWN).collect()
+}
+
 pub(crate) struct Cursor<'a> {
     part: &'a Part,
     /// Where the next byte is in the file.
@@ -41,8 +46,7 @@ impl<'a> Cursor<'a> {
 
     /// Says that the key or tensor `name` is read; a name may be long, so its beginning has to do.
     pub(crate) fn enter_named(&mut self, kind: &str, name: &str) {
-        let shown: String = name.chars().take(SHOWN).collect();
-        self.subject = format!("{kind} {shown:?}");
+        self.subject = format!("{kind} {:?}", beginning(name));
     }
 
     /// An error at `offset` about field `what` of the subject.

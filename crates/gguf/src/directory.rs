@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cursor::beginning;
 use crate::{Error, Metadata, Part, Tensor, header, split};
 
 /// An open GGUF model of one or more files.
@@ -71,7 +72,7 @@ impl Gguf {
             if first.name == second.name {
                 return Err(Error::DuplicateTensor {
                     file: parts[second.part].path().into(),
-                    name: second.name.clone(),
+                    name: beginning(&second.name),
                     offset: second.offset,
                     first: parts[first.part].path().into(),
                     first_offset: first.offset,

@@ -60,6 +60,17 @@ pub(crate) fn depth_fits(array: &Array, depth: usize) -> bool {
         }
 }
 
+/// How many arrays are elements of this one or of those within it.
+pub(crate) fn inner_arrays(value: &Value) -> usize {
+    fn within(array: &Array) -> usize {
+        match array {
+            Array::Array(inner) => inner.iter().map(|array| 1 + within(array)).sum(),
+            _ => 0,
+        }
+    }
+    if let Value::Array(array) = value { within(array) } else { 0 }
+}
+
 fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     out.extend_from_slice(bytes);

@@ -93,7 +93,7 @@ pub enum Error {
     DuplicateTensor {
         /// The file of the second.
         file: PathBuf,
-        /// The name.
+        /// The name, of a long one the beginning.
         name: String,
         /// Where the second's data is.
         offset: u64,

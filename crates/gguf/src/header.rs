@@ -9,7 +9,7 @@
 //!
 //! Versions 2 and 3 have this layout; 3 only added big-endian files. Everything is little endian.
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, beginning};
 use crate::{Array, Error, Metadata, Part, Strings, Tensor, TensorType, Value, ValueType, limits, tensor};
 
 /// The alignment where `general.alignment` is absent.
@@ -91,13 +91,14 @@ fn metadata(cursor: &mut Cursor<'_>, part: &Part, count: usize) -> Result<(Metad
     let mut alignment = DEFAULT_ALIGNMENT;
     let mut entries = Vec::with_capacity(count);
     let mut places = Vec::with_capacity(count);
+    let mut inner_arrays = 0;
     for index in 0..count {
         cursor.enter("key", index);
         places.push(cursor.position());
         let key = cursor.name("key")?;
         cursor.enter_named("key", &key);
         let value_at = cursor.position();
-        let value = value(cursor)?;
+        let value = value(cursor, &mut inner_arrays)?;
         if key == ALIGNMENT_KEY {
             alignment = check_alignment(&value).ok_or_else(|| {
                 let expected = format!("a power of two up to {}", limits::ALIGNMENT);
@@ -115,7 +116,8 @@ fn metadata(cursor: &mut Cursor<'_>, part: &Part, count: usize) -> Result<(Metad
     }
 }
 
-fn value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
+/// `inner_arrays` counts those of the whole file.
+fn value(cursor: &mut Cursor<'_>, inner_arrays: &mut usize) -> Result<Value, Error> {
     let what = "value";
     Ok(match value_type(cursor, "value type")? {
         ValueType::U8 => Value::U8(cursor.number(what, u8::from_le_bytes)?),
@@ -134,7 +136,7 @@ fn value(cursor: &mut Cursor<'_>) -> Result<Value, Error> {
             cursor.string(what, u64::MAX, &mut bytes)?;
             Value::String(bytes)
         }
-        ValueType::Array => Value::Array(array(cursor, 1)?),
+        ValueType::Array => Value::Array(array(cursor, 1, inner_arrays)?),
     })
 }
 
@@ -154,7 +156,7 @@ fn bool(cursor: &mut Cursor<'_>) -> Result<bool, Error> {
     }
 }
 
-fn array(cursor: &mut Cursor<'_>, depth: usize) -> Result<Array, Error> {
+fn array(cursor: &mut Cursor<'_>, depth: usize, inner_arrays: &mut usize) -> Result<Array, Error> {
     let offset = cursor.position();
     if depth > limits::ARRAY_DEPTH {
         let expected = format!("at most {} arrays within each other", limits::ARRAY_DEPTH);
@@ -187,7 +189,14 @@ fn array(cursor: &mut Cursor<'_>, depth: usize) -> Result<Array, Error> {
             strings.shrink_to_fit();
             Array::String(strings)
         }
-        ValueType::Array => Array::Array((0..count).map(|_| array(cursor, depth + 1)).collect::<Result<_, _>>()?),
+        ValueType::Array => {
+            *inner_arrays = inner_arrays.saturating_add(count);
+            if *inner_arrays > limits::INNER_ARRAYS {
+                let expected = format!("at most {} arrays within others", limits::INNER_ARRAYS);
+                return Err(cursor.malformed(offset, "element count", expected, count));
+            }
+            Array::Array((0..count).map(|_| array(cursor, depth + 1, inner_arrays)).collect::<Result<_, _>>()?)
+        }
     })
 }
 
@@ -274,7 +283,7 @@ fn place_tensors(
         let end = first.offset + first.bytes as u64;
         if second.offset < end {
             cursor.enter_named("tensor", &second.name);
-            let expected = format!("at least {}, where {:?} ends", end - data_start, first.name);
+            let expected = format!("at least {}, where {:?} ends", end - data_start, beginning(&first.name));
             return Err(cursor.malformed(places[pair[1]].said_at, "offset", expected, second.offset - data_start));
         }
     }

@@ -15,6 +15,9 @@ pub const NAME_BYTES: u64 = 65_535;
 /// Arrays within arrays.
 pub const ARRAY_DEPTH: usize = 4;
 
+/// Arrays that are elements of others, in one file. They take more memory than bytes; no model has any.
+pub const INNER_ARRAYS: usize = 65_536;
+
 /// Dimensions of a tensor (ggml's limit).
 pub const DIMS: usize = 4;
 

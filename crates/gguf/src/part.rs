@@ -1,7 +1,7 @@
 //! One file of a model, kept open, read by position. Never mapped: a live mapping slows direct reads of the same file on
 //! some systems, and hides I/O errors in page faults.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use crate::Error;
 pub struct Part {
     path: PathBuf,
     bytes: u64,
+    /// `None` for bytes in memory.
+    metadata: Option<Metadata>,
     storage: Storage,
 }
 
@@ -25,18 +27,19 @@ impl Part {
     pub(crate) fn open(path: &Path) -> Result<Part, Error> {
         let failed = |source| Error::File { file: path.into(), action: "open", source };
         // Looked at before it is opened: opening a FIFO would wait for a writer.
-        let regular = |metadata: std::fs::Metadata| {
+        let regular = |metadata: Metadata| {
             let kind = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            if metadata.is_file() { Ok(metadata.len()) } else { Err(kind) }
+            if metadata.is_file() { Ok(metadata) } else { Err(kind) }
         };
         std::fs::metadata(path).and_then(regular).map_err(failed)?;
         let file = File::open(path).map_err(failed)?;
-        let bytes = file.metadata().and_then(regular).map_err(failed)?;
-        Ok(Part { path: path.into(), bytes, storage: Storage::File(file) })
+        let metadata = file.metadata().and_then(regular).map_err(failed)?;
+        let (path, bytes) = (path.into(), metadata.len());
+        Ok(Part { path, bytes, metadata: Some(metadata), storage: Storage::File(file) })
     }
 
     pub(crate) fn in_memory(name: &Path, bytes: Vec<u8>) -> Part {
-        Part { path: name.into(), bytes: bytes.len() as u64, storage: Storage::Memory(bytes) }
+        Part { path: name.into(), bytes: bytes.len() as u64, metadata: None, storage: Storage::Memory(bytes) }
     }
 
     /// Where it was opened; of bytes in memory, the name that they were given.
@@ -55,6 +58,11 @@ impl Part {
             Storage::File(file) => Some(file),
             Storage::Memory(_) => None,
         }
+    }
+
+    /// What the system said of the file when it was opened, before anything of it was read; `None` for bytes in memory.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 
     /// Fills `out` from byte `offset` on.

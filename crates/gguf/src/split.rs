@@ -17,6 +17,8 @@ pub const NUMBER_KEY: &str = "split.no";
 pub const COUNT_KEY: &str = "split.count";
 /// Key of the number of tensors in all parts.
 pub const TENSORS_KEY: &str = "split.tensors.count";
+/// What only a part says.
+pub const KEYS: [&str; 3] = [NUMBER_KEY, COUNT_KEY, TENSORS_KEY];
 
 /// The path of part `number` (from 1) of `count`: `PREFIX-00001-of-00004.gguf`.
 pub fn part_path(prefix: &Path, number: u32, count: u32) -> PathBuf {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, is_separator};
 
-use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, tensor, unfinished};
+use crate::{Error, Gguf, Tensor, TensorType, Value, encode, header, limits, split, tensor, unfinished};
 
 /// Bytes collected before they go to the file, so that data may come in small pieces.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -19,6 +19,8 @@ pub struct Writer {
     entries: Vec<(String, Value)>,
     /// Offsets count from the start of the data.
     tensors: Vec<Tensor>,
+    /// See [`limits::INNER_ARRAYS`].
+    inner_arrays: usize,
     names: HashSet<String>,
     alignment: u64,
     /// Size of the header without the zeros after it.
@@ -38,6 +40,7 @@ impl Writer {
         Writer {
             entries: Vec::new(),
             tensors: Vec::new(),
+            inner_arrays: 0,
             names: HashSet::new(),
             alignment: header::DEFAULT_ALIGNMENT,
             header_bytes: empty,
@@ -50,8 +53,8 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unwritable`] for an empty or too long key, arrays nested too deep, an alignment that cannot be, a header
-    /// over the limit.
+    /// [`Error::Unwritable`] for an empty or too long key, arrays nested too deep or too many of them, an alignment that cannot be, more
+    /// keys or a larger header than [`limits`] allows.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<(), Error> {
         let value = value.into();
         let what = || format!("key {key:?}");
@@ -65,9 +68,19 @@ impl Writer {
         let alignment = if key == header::ALIGNMENT_KEY { self.check_alignment(&value)? } else { self.alignment };
 
         let place = self.entries.iter().position(|(other, _)| other == key);
-        let before = place.map_or(0, |place| entry_bytes(&self.entries[place].0, &self.entries[place].1));
+        if place.is_none() && self.entries.len() == limits::KEYS {
+            return Err(unwritable(what, format!("at most {} keys", limits::KEYS), "one more"));
+        }
+        let old = place.map(|place| &self.entries[place]);
+        let others = self.inner_arrays - old.map_or(0, |(_, value)| encode::inner_arrays(value));
+        let inner_arrays = others + encode::inner_arrays(&value);
+        if inner_arrays > limits::INNER_ARRAYS {
+            let expected = format!("at most {} arrays within others", limits::INNER_ARRAYS);
+            return Err(unwritable(what, expected, inner_arrays.to_string()));
+        }
+        let before = old.map_or(0, |(key, value)| entry_bytes(key, value));
         self.grow_header(what, before, entry_bytes(key, &value))?;
-        self.alignment = alignment;
+        (self.alignment, self.inner_arrays) = (alignment, inner_arrays);
         match place {
             Some(place) => self.entries[place].1 = value,
             None => self.entries.push((key.into(), value)),
@@ -84,12 +97,16 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Error::Unwritable`] for a name that is empty, too long or taken, a shape that cannot be, a header over the limit.
+    /// [`Error::Unwritable`] for a name that is empty, too long or taken, a shape that cannot be, more tensors or a larger header than
+    /// [`limits`] allows.
     pub fn add_tensor(&mut self, name: &str, tensor_type: TensorType, dims: &[usize]) -> Result<(), Error> {
         let what = || format!("tensor {name:?}");
         check_name(what, name)?;
         if self.names.contains(name) {
             return Err(unwritable(what, "each name once", "it again"));
+        }
+        if self.tensors.len() == limits::TENSORS {
+            return Err(unwritable(what, format!("at most {} tensors", limits::TENSORS), "one more"));
         }
         let wide: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
         let bytes = tensor::shape_bytes(tensor_type, &wide).map_err(|bad| unwritable(what, bad.expected, bad.found))?;
@@ -111,13 +128,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Sets every metadata key of `model`, and adds every tensor.
+    /// Sets every metadata key of `model`, and adds every tensor. What a part of a split model says of the parts is left out: this is one
+    /// file.
     ///
     /// # Errors
     ///
     /// As [`Writer::set`] and [`Writer::add_tensor`].
     pub fn copy_from(&mut self, model: &Gguf) -> Result<(), Error> {
-        for (key, value) in model.metadata().iter() {
+        let is_split = model.parts().len() > 1;
+        for (key, value) in model.metadata().iter().filter(|(key, _)| !is_split || !split::KEYS.contains(key)) {
             self.set(key, value.clone())?;
         }
         model.tensors().try_for_each(|tensor| self.add_tensor(tensor.name(), tensor.tensor_type(), tensor.dims()))

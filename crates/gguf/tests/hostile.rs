@@ -148,13 +148,24 @@ fn bad_keys_and_values() {
     nested
         .bytes(&[0; 12])
         .refused("m.gguf: byte 85: key \"k\": array: expected at most 4 arrays within each other, found 5");
+    // 12 bytes each, and four times that in memory; a few within others count, too.
+    let empty = [0; 12 * 65_535];
+    let many = || Raw::header(0, 2).string("a").u32(9).u32(9).u64(2).bytes(&[0; 24]).string("k").u32(9).u32(9);
+    many().u64(65_534).bytes(&empty[..12 * 65_534]).parse().unwrap();
+    many()
+        .u64(65_535)
+        .bytes(&empty)
+        .refused("m.gguf: byte 90: key \"k\": element count: expected at most 65536 arrays within others, found 65535");
 }
 
 #[test]
 fn long_names_do_not_make_long_messages() {
     let long = Raw::header(0, 1).string(&"é".repeat(30_000)).u32(99).bytes(&[0; 8]);
     let broken = Raw::header(0, 1).u64(60_000).bytes(&[0xff; 60_000]).u32(4).u32(0);
-    for raw in [long, broken] {
+    let name = "\u{7}".repeat(30_000);
+    let overlap = Raw::header(2, 0).tensor(&name, &[100], 24, 0).tensor("b", &[100], 24, 32).data(200);
+    let twice = Raw::header(2, 0).tensor(&name, &[1], 24, 0).tensor(&name, &[1], 24, 32).data(64);
+    for raw in [long, broken, overlap, twice] {
         let error = raw.parse().unwrap_err();
         assert!(error.len() < 1000, "{} bytes: {error}", error.len());
     }

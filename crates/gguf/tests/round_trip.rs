@@ -218,6 +218,16 @@ fn what_no_reader_takes_is_not_written() {
         let error = refusal.unwrap_err().to_string();
         assert!(error.starts_with("cannot write GGUF: ") && error.ends_with(message), "{error}");
     }
+    let many = Array::Array(vec![Array::U8(vec![]); limits::INNER_ARRAYS]);
+    let mut crowded = small();
+    crowded.set("many", many.clone()).unwrap();
+    crowded.set("many", many).unwrap(); // in the place of the first
+    let error = crowded.set("more", Array::Array(vec![Array::U8(vec![])])).unwrap_err().to_string();
+    assert!(error.ends_with("expected at most 65536 arrays within others, found 65537"), "{error}");
+    let mut full = Writer::new();
+    (0..limits::TENSORS).for_each(|index| full.add_tensor(&index.to_string(), TensorType::F32, &[1]).unwrap());
+    let error = full.add_tensor("t", TensorType::F32, &[1]).unwrap_err().to_string();
+    assert!(error.ends_with("expected at most 262144 tensors, found one more"), "{error}");
     let mut unchanged = small();
     assert_eq!(writer.to_bytes(write_data).unwrap(), unchanged.to_bytes(write_data).unwrap());
     unchanged.set("general.alignment", 32u32).unwrap(); // what it is already
@@ -259,6 +269,11 @@ fn any_part_opens_all() {
             model.read_tensor(tensor, &mut data).unwrap();
             assert_eq!(data, data_of(tensor));
         }
+        // In one file they are one model.
+        let mut whole = Writer::new();
+        whole.copy_from(&model).unwrap();
+        let whole = Gguf::parse("whole", whole.to_bytes(write_data).unwrap()).unwrap();
+        assert_eq!((whole.parts().len(), whole.tensors().len()), (1, 3));
     }
 }
 
