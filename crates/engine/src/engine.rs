@@ -20,7 +20,8 @@ use moce_gguf::Gguf;
 use moce_kernels::{Cpu, CpuOptions, KvCache, KvShape, KvType, Rope};
 use moce_routing::{LayerShape, Phase, Policy, RoutingOptions, SessionRouting};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How a model is opened.
 #[derive(Clone, Debug)]
@@ -47,8 +48,10 @@ pub struct EngineOptions {
     pub chunk: Option<usize>,
     /// Tokens whose logits are computed at once; more than 1 only helps where every token's logits are wanted (perplexity).
     pub logit_rows: usize,
-    /// Sessions at once whose KV caches the memory plan makes room for.
+    /// Sessions that may be open at once, at least 1: the memory plan makes room for them.
     pub sessions: usize,
+    /// Bytes that the caller needs beside the engine; the plan leaves them free.
+    pub reserve: u64,
 }
 
 impl Default for EngineOptions {
@@ -66,6 +69,7 @@ impl Default for EngineOptions {
             chunk: None,
             logit_rows: 1,
             sessions: 1,
+            reserve: 0,
         }
     }
 }
@@ -79,6 +83,7 @@ pub struct Engine {
     cpu: Cpu,
     rope: Rope,
     workspace: Mutex<Workspace>,
+    open_sessions: AtomicUsize,
     /// As of the last step, for whoever asks while one runs.
     traffic: Mutex<Traffic>,
     plan: MemoryPlan,
@@ -112,7 +117,7 @@ impl Engine {
     /// Loads a model whose headers have been read, from files or from memory.
     ///
     /// # Errors
-    /// As [`Engine::open`].
+    /// As [`Engine::open`], or a file has changed since it was opened.
     pub fn load(gguf: &Gguf, options: &EngineOptions) -> Result<Engine, Error> {
         let Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan } = Declared::new(gguf, options)?;
         let h = architecture.hyperparameters();
@@ -130,6 +135,9 @@ impl Engine {
 
         let Loader { weights, experts, .. } = loader;
         let weights = weights.load(&cpu)?;
+        let identity = ModelIdentity::of(gguf, &h.architecture)?;
+        // The files of a model without experts are looked at only here.
+        files.check_unchanged()?;
         let (mut experts, flash) = flash::open_store(experts.layers(), files, &plan, &options.flash, check)?;
         tracing::info!(flash, "files opened");
         experts.preload(&cpu)?;
@@ -144,12 +152,13 @@ impl Engine {
             rope,
             traffic: Mutex::new(experts.traffic()),
             workspace: Mutex::new(Workspace { scratch, experts }),
+            open_sessions: AtomicUsize::new(0),
             kv: plan.scratch.kv,
             plan,
             flash,
             prefetch,
             routing,
-            identity: ModelIdentity::of(gguf, &h.architecture)?,
+            identity,
             file_bytes: gguf.parts().iter().map(moce_gguf::Part::bytes).sum(),
             expert_bytes,
             cpu,
@@ -233,7 +242,7 @@ impl Engine {
         &self.routing
     }
 
-    /// What has been read from flash since the engine was opened; a step that runs is not counted yet.
+    /// What has been read from flash since the model was loaded; a step that runs is not counted yet.
     pub fn traffic(&self) -> Traffic {
         *self.traffic.lock().expect(NO_PANIC)
     }
@@ -247,12 +256,14 @@ impl Engine {
         self.kv
     }
 
-    /// A new session's routing state with `capacity` experts logically cached in each MoE layer. What it has cached counts as held until
-    /// [`Engine::end_routing`].
-    pub(crate) fn begin_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
-        let routing = self.new_routing(options, capacity)?;
-        self.hold(&routing);
-        Ok(routing)
+    /// Lets a session in, if there is room for one more.
+    pub(crate) fn take_seat(self: &Arc<Engine>) -> Result<Seat, Error> {
+        let planned = self.plan.sessions;
+        let one_more = |open| (open < planned).then_some(open + 1);
+        match self.open_sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok(Seat(Arc::clone(self))),
+            Err(_) => Err(Error::SessionsFull { planned }),
+        }
     }
 
     /// How a session would route that is given these options and `capacity` experts logically cached in each MoE layer: its policies with
@@ -264,7 +275,8 @@ impl Engine {
         Ok(self.new_routing(options, capacity)?.options().clone())
     }
 
-    fn new_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
+    /// A new session's routing state with `capacity` experts logically cached in each MoE layer.
+    pub(crate) fn new_routing(&self, options: &RoutingOptions, capacity: &[usize]) -> Result<SessionRouting, Error> {
         if capacity.len() != self.plan.experts.len() {
             return Err(Error::CapacityLayers { given: capacity.len(), layers: self.plan.experts.len() });
         }
@@ -407,12 +419,29 @@ impl<'g> Declared<'g> {
             kv: options.kv,
             logit_rows: options.logit_rows,
             sessions: options.sessions,
+            reserve: options.reserve,
             guesses: prefetch != Prefetch::Off,
             block_bytes: files.block_bytes(),
         };
         let h = architecture.hyperparameters();
         let plan = MemoryPlan::new(loader.dense_bytes(), &loader.experts, h, &cpu, &wishes)?;
         Ok(Declared { tokenizer, cpu, architecture, loader, files, prefetch, plan })
+    }
+}
+
+/// A session's place among those that the memory plan makes room for.
+pub(crate) struct Seat(Arc<Engine>);
+
+impl Seat {
+    /// The engine that it is in.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.open_sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -427,4 +456,47 @@ pub(crate) struct StepRequest<'a> {
     pub(crate) logits: LogitsWanted<'a>,
     /// Where the last token's logits go, if any are wanted and the step succeeds `[vocabulary]`.
     pub(crate) last_logits: &'a mut [f32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ObservedStep, RoutingObserver, Session};
+    use moce_routing::Selection;
+    use moce_testkit::TinyModel;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Panics when an expert leaves the cache.
+    struct Panics;
+
+    impl RoutingObserver for Panics {
+        fn begin(&mut self, _: &ObservedStep<'_>) {}
+
+        fn routed(&mut self, _: usize, _: usize, _: &[f32], selection: &Selection) {
+            assert!(selection.evicted().is_empty(), "an expert has left");
+        }
+
+        fn end(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn finish(self: Box<Self>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// An expert that nobody lets go would keep its slot as long as the engine lives.
+    #[test]
+    fn an_observer_that_panics_leaves_no_expert_held() {
+        let TinyModel { gguf, tokens, .. } = TinyModel::open("qwen2moe");
+        let cpu = CpuOptions { threads: Some(1), ..CpuOptions::default() };
+        let options = EngineOptions { cpu, capacity: Some(Capacity::Experts(4)), ..EngineOptions::default() };
+        let engine = Arc::new(Engine::load(&gguf, &options).unwrap());
+        let mut session = Session::new(&engine).unwrap();
+        session.observe(Box::new(Panics));
+        assert!(catch_unwind(AssertUnwindSafe(|| session.prompt(&tokens))).is_err());
+        assert!(engine.lock().experts.held() > 0);
+        drop(session);
+        assert_eq!(engine.lock().experts.held(), 0);
+    }
 }

@@ -248,6 +248,17 @@ pub enum Error {
         /// Place among all tokens run, from 0.
         index: usize,
     },
+    /// An engine without a session was asked for.
+    #[error("room for 0 sessions was asked for; give 1 or more (`EngineOptions::sessions`)")]
+    NoSessions,
+    /// As many sessions are open as memory was planned for.
+    #[error(
+        "memory was planned for {planned} open session(s); drop one first, or open the engine for more (`EngineOptions::sessions`)"
+    )]
+    SessionsFull {
+        /// Sessions that may be open at once.
+        planned: usize,
+    },
     /// An earlier step of this session failed half-way.
     #[error("an earlier step of this session failed; clear the session and give the whole text again")]
     SessionFailed,

@@ -35,15 +35,15 @@ pub struct FlashOptions {
 /// Random faults are the same in every run.
 const FAULT_SEED: u64 = 0;
 
-/// The model's parts, as files to read experts from.
+/// The model's parts, as files to read experts from. They count as changed if they are not what they were before their headers were read.
 pub(crate) fn open_files(gguf: &Gguf, direct: Direct) -> Result<Files, Error> {
-    let parts = gguf.parts().iter().enumerate().map(|(index, part)| match part.file() {
-        Some(file) => {
+    let parts = gguf.parts().iter().enumerate().map(|(index, part)| match (part.file(), part.metadata()) {
+        (Some(file), Some(metadata)) => {
             let file =
                 file.try_clone().map_err(|cause| moce_flash::Error::Open { path: part.path().to_owned(), cause })?;
-            Ok(ModelFile::from_file(file, part.path(), direct)?)
+            Ok(ModelFile::from_file(file, part.path(), metadata.into(), direct)?)
         }
-        None => {
+        _ => {
             let mut bytes = vec![0; part.bytes() as usize];
             gguf.read_at(index, 0, &mut bytes)?;
             Ok(ModelFile::in_memory(&part.path().to_string_lossy(), bytes, MEMORY_BLOCK_BYTES))
@@ -100,10 +100,8 @@ pub(crate) fn open_store(
 
 /// Sets depth and cut of reads: what was found earlier for this device, or what a short probe finds. It only costs speed if neither works.
 fn tune(fetcher: &mut Fetcher, slices: &[usize], slots: &[SlotId], options: &FlashOptions) {
-    let kept = options.profiles.as_ref().filter(|_| options.depth.is_none()).and_then(|file| {
-        let model = fetcher.files().first()?.path();
-        Some((file, flash_profiles::key(model, &options.backend.to_string(), slices)?))
-    });
+    let kept = options.profiles.as_ref().filter(|_| options.depth.is_none());
+    let kept = kept.and_then(|file| Some((file, flash_profiles::key(fetcher, slices)?)));
     if let Some(tuning) = kept.as_ref().and_then(|(file, key)| flash_profiles::find(file, key)) {
         fetcher.set_tuning(tuning);
         return;

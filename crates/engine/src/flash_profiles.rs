@@ -1,9 +1,9 @@
-//! What probes of flash found, kept from run to run: a small JSON file with one tuning for each device and size of reads.
+//! What probes of flash found, kept from run to run: a small JSON file with one tuning for each device, way to read it and size of reads.
 //!
 //! It is a convenience: a file that cannot be read is made anew, one that cannot be written is done without.
 
 use crate::NewFile;
-use moce_flash::Tuning;
+use moce_flash::{Fetcher, Mode, Tuning};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,16 +26,20 @@ const VERSION: u32 = 1;
 const MOST_DEPTH: usize = 1024;
 const MOST_PIECE_BYTES: usize = 64 << 20;
 
-/// Which device, and how large the slices of an expert are; `None` where the system does not number devices.
-pub(crate) fn key(model: &Path, backend: &str, slices: &[usize]) -> Option<String> {
+/// Which device, how it is read (what was opened, not what was asked for), and how large the slices of an expert are; `None` where the
+/// system does not number devices.
+pub(crate) fn key(fetcher: &Fetcher, slices: &[usize]) -> Option<String> {
     #[cfg(unix)]
     {
-        let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(model).ok()?);
-        Some(format!("device {device}, {backend}, slices {slices:?}"))
+        let (files, backend) = (fetcher.files(), fetcher.device());
+        let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(files.first()?.path()).ok()?);
+        let is_direct = files.iter().all(|file| *file.mode() == Mode::Direct);
+        let mode = if is_direct { "direct" } else { "buffered" };
+        Some(format!("device {device}, {backend}, {mode}, slices {slices:?}"))
     }
     #[cfg(not(unix))]
     {
-        let _ = (model, backend, slices);
+        let _ = (fetcher, slices);
         None
     }
 }
@@ -66,6 +70,29 @@ fn read(file: &Path) -> Option<Profiles> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moce_flash::{Arena, Backend, Direct, Files, Options, SlotClass};
+    use std::sync::Arc;
+
+    /// A tuning for buffered reads says little about direct ones.
+    #[test]
+    fn a_key_says_how_the_device_is_read_and_not_what_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        std::fs::write(&path, vec![1; 1 << 14]).unwrap();
+        let arena = Arc::new(Arena::reserve(&[SlotClass { bytes: 4096, count: 1 }]).unwrap());
+        let opened = |backend, direct| {
+            let files = Arc::new(Files::open([&path], direct).unwrap());
+            let options = Options { backend, ..Options::default() };
+            let fetcher = Fetcher::open(Arc::clone(&files), Arc::clone(&arena), &options).unwrap();
+            (key(&fetcher, &[1, 2]).unwrap(), *files[0].mode() == Mode::Direct)
+        };
+        let (buffered, _) = opened(Backend::Pread, Direct::Off);
+        assert!(buffered.ends_with("pread, buffered, slices [1, 2]"), "{buffered}");
+        let (either, is_direct) = opened(Backend::Pread, Direct::Auto);
+        assert_eq!(either != buffered, is_direct, "{either}");
+        let (auto, _) = opened(Backend::Auto, Direct::Off);
+        assert!(auto == buffered || auto.ends_with("io_uring, buffered, slices [1, 2]"), "{auto}");
+    }
 
     #[test]
     fn tunings_are_found_again_and_nonsense_is_not() {

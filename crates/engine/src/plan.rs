@@ -42,6 +42,7 @@ pub(crate) struct Wishes<'a> {
     pub(crate) kv: KvType,
     pub(crate) logit_rows: usize,
     pub(crate) sessions: usize,
+    pub(crate) reserve: u64,
     pub(crate) guesses: bool,
     pub(crate) block_bytes: usize,
 }
@@ -61,11 +62,13 @@ pub(crate) struct DenseBytes {
 pub struct MemoryPlan {
     /// What everything has to fit into; `None` if nothing limits it.
     pub budget_bytes: Option<u64>,
-    /// Program and tokenizer, measured.
+    /// Program and tokenizer, measured, and what the caller reserved.
     pub program_bytes: u64,
     /// Weights that every token uses.
     pub dense_bytes: u64,
-    /// Keys and values of all sessions that were asked for.
+    /// Sessions that may be open at once.
+    pub sessions: usize,
+    /// Keys and values of all of them, and the logits of each one's last token.
     pub kv_bytes: u64,
     /// How they are kept.
     pub kv_type: KvType,
@@ -101,12 +104,10 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The sum of all parts.
     pub fn total_bytes(&self) -> u64 {
-        self.program_bytes
-            + self.dense_bytes
-            + self.kv_bytes
-            + self.scratch_bytes
-            + self.staging_bytes
-            + self.slot_bytes
+        let &MemoryPlan { program_bytes, dense_bytes, kv_bytes, scratch_bytes, staging_bytes, slot_bytes, .. } = self;
+        let parts = [program_bytes, dense_bytes, kv_bytes, scratch_bytes, staging_bytes, slot_bytes];
+        // More sessions may be asked for than any memory holds.
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Whether some experts have to be read from flash while running.
@@ -135,7 +136,7 @@ impl MemoryPlan {
             h,
             cpu,
             wishes,
-            program_bytes: budget::resident_bytes() + PROGRAM_GROWTH_BYTES,
+            program_bytes: (budget::resident_bytes() + PROGRAM_GROWTH_BYTES).saturating_add(wishes.reserve),
             // The factors, which have not been read, change no size.
             rope_row_bytes: h.rope.rope(None)?.table_bytes(1),
         };
@@ -169,6 +170,9 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn plan(&self) -> Result<MemoryPlan, Error> {
+        if self.wishes.sessions == 0 {
+            return Err(Error::NoSessions);
+        }
         let logical =
             self.wishes.capacity.map(|capacity| capacity.resolve(&self.counts(), self.per_token())).transpose()?;
         let limit = match self.wishes.budget {
@@ -306,6 +310,7 @@ impl Planner<'_> {
         let streams = slots.iter().zip(self.counts()).any(|(&slots, count)| slots < count);
         let staging = if streams { buffers.staging } else { 0 };
         let kv = self.kv(context);
+        let session_bytes = kv.bytes(self.h.layers)? + self.h.vocabulary * size_of::<f32>();
         let chunk = self.chunk(context, limit, streams).min(self.wishes.chunk.unwrap_or(buffers.chunk)).max(1);
         let options =
             StoreOptions { layers: self.catalogue.layers(), slots, staging, block_bytes: self.wishes.block_bytes };
@@ -315,7 +320,8 @@ impl Planner<'_> {
             budget_bytes: limit,
             program_bytes: self.program_bytes,
             dense_bytes: self.dense.bytes,
-            kv_bytes: kv.bytes(self.h.layers)? as u64 * self.wishes.sessions as u64,
+            sessions: self.wishes.sessions,
+            kv_bytes: (session_bytes as u64).saturating_mul(self.wishes.sessions as u64),
             kv_type: kv.kv_type,
             scratch_bytes: self.scratch(context, chunk).bytes(self.h, self.cpu) as u64,
             staging_bytes: Arena::bytes_for(staging_class) as u64,
@@ -419,6 +425,7 @@ mod tests {
                 kv: KvType::F16,
                 logit_rows: 1,
                 sessions: 1,
+                reserve: 0,
                 guesses: false,
                 block_bytes: 512,
             };

@@ -1,6 +1,6 @@
 //! A session: one growing KV cache with its routing state, and the logits of its last token.
 
-use crate::engine::StepRequest;
+use crate::engine::{Seat, StepRequest};
 use crate::layers::LogitsWanted;
 use crate::tap::{RoutingObserver, RoutingTap};
 use crate::{CacheState, Engine, Error};
@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A text in progress. Tokens go in, logits for the next token come out.
 pub struct Session {
-    engine: Arc<Engine>,
     kv: KvCache,
     routing: SessionRouting,
     tap: RoutingTap,
@@ -23,6 +22,8 @@ pub struct Session {
     failed: bool,
     logits: Vec<f32>,
     branches: Branches,
+    /// Last: given up when the KV cache is gone.
+    seat: Seat,
 }
 
 /// A place in a session's text to go back to: the policy's state, while keys and values stay where they are.
@@ -39,7 +40,7 @@ impl Session {
     /// An empty session with the engine's routing.
     ///
     /// # Errors
-    /// There is no memory for the KV cache.
+    /// As many sessions are open as [`EngineOptions::sessions`](crate::EngineOptions::sessions) says, or there is no memory for the KV cache.
     pub fn new(engine: &Arc<Engine>) -> Result<Session, Error> {
         Session::with_routing(engine, engine.routing(), &engine.plan().capacity)
     }
@@ -48,24 +49,28 @@ impl Session {
     /// cached but absent is read when it is chosen.
     ///
     /// # Errors
-    /// The options or the number of capacities do not fit the model, or there is no memory for the KV cache.
+    /// As [`Session::new`], or the options or the number of capacities do not fit the model.
     pub fn with_routing(engine: &Arc<Engine>, routing: &RoutingOptions, capacity: &[usize]) -> Result<Session, Error> {
         let h = engine.hyperparameters();
-        Ok(Session {
+        let seat = engine.take_seat()?;
+        let routing = engine.new_routing(routing, capacity)?;
+        let session = Session {
             kv: KvCache::new(engine.kv_shape(), h.layers)?,
-            routing: engine.begin_routing(routing, capacity)?,
+            routing,
             tap: RoutingTap::new(),
             position: 0,
             failed: false,
             logits: vec![0.0; h.vocabulary],
             branches: Branches::new(),
-            engine: Arc::clone(engine),
-        })
+            seat,
+        };
+        engine.hold(&session.routing);
+        Ok(session)
     }
 
     /// The engine that runs this session.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        self.seat.engine()
     }
 
     /// Tokens seen so far.
@@ -75,7 +80,7 @@ impl Session {
 
     /// Tokens that still fit the context.
     pub fn remaining(&self) -> usize {
-        self.engine.context() - self.position
+        self.engine().context() - self.position
     }
 
     /// Logits for the next token `[vocabulary]`, by id; zeros before the first token of a text. They are finite: a step that would
@@ -98,19 +103,19 @@ impl Session {
             return Err(Error::SessionFailed);
         }
         let layers = (0..self.routing.layer_count()).map(|layer| self.routing.state(layer)).collect();
-        Ok(CacheState::new(self.engine.identity(), layers))
+        Ok(CacheState::new(self.engine().identity(), layers))
     }
 
     /// Takes up a saved state. Its experts are read in idle time; what is chosen before it has come is read at once. Where fewer
-    /// experts fit than were saved, the most recent stay.
+    /// experts fit than were saved, the most recent stay; under s3fifo the sizes must agree.
     ///
     /// # Errors
-    /// The session has begun, or the state is of another model or another eviction.
+    /// The session has begun, or the state is of another model or another eviction, or under s3fifo of another capacity.
     pub fn warm_start(&mut self, state: &CacheState) -> Result<(), Error> {
         if self.position > 0 {
             return Err(Error::CacheStateLate);
         }
-        state.check(self.engine.identity(), self.routing.layer_count())?;
+        state.check(self.engine().identity(), self.routing.layer_count())?;
         let mut warm = self.routing.clone();
         for (layer, saved) in state.layers.iter().enumerate() {
             let mut saved = saved.clone();
@@ -121,10 +126,10 @@ impl Session {
             }
             warm.restore(layer, &saved)?;
         }
-        self.engine.end_routing(&self.routing);
+        self.engine().end_routing(&self.routing);
         self.routing = warm;
-        self.engine.hold(&self.routing);
-        self.engine.warm_up(&self.routing)
+        self.engine().hold(&self.routing);
+        self.engine().warm_up(&self.routing)
     }
 
     /// Another policy for the generated tokens from now on; caches, range and counts stay.
@@ -139,16 +144,17 @@ impl Session {
     /// Starts a new text with what policies have learned: caches are emptied (or as they are at a start), the running range of the scores
     /// and all counts stay. They would stay uneven after a failed step, so a session that failed remains so.
     pub fn restart(&mut self) {
-        self.engine.end_routing(&self.routing);
+        self.engine().end_routing(&self.routing);
         self.routing.restart_caches();
-        self.engine.hold(&self.routing);
+        self.engine().hold(&self.routing);
         self.tap.start(TextStart::Window);
         self.position = 0;
         self.logits.fill(0.0);
         self.branches.begin(0);
     }
 
-    /// Forgets everything: the next token is the first of a text.
+    /// Forgets everything: the next token is the first of a text. Where selections are re-applied it is the recorded run's next text; after
+    /// a failed step it is once more the one that began when the session was new, or cleared before.
     ///
     /// # Errors
     /// The routing state cannot be made anew.
@@ -156,10 +162,15 @@ impl Session {
         self.position = 0;
         self.logits.fill(0.0);
         self.branches.begin(0);
-        self.engine.end_routing(&self.routing);
         let capacity: Vec<usize> = (0..self.routing.layer_count()).map(|l| self.routing.shape(l).capacity).collect();
-        self.routing = self.engine.begin_routing(self.routing.options(), &capacity)?;
-        self.tap.start(TextStart::Sequence);
+        let fresh = self.engine().new_routing(self.routing.options(), &capacity)?;
+        self.engine().end_routing(&self.routing);
+        self.routing = fresh;
+        self.engine().hold(&self.routing);
+        match self.failed {
+            true => self.tap.start_again(),
+            false => self.tap.start(TextStart::Sequence),
+        }
         self.failed = false;
         Ok(())
     }
@@ -170,9 +181,9 @@ impl Session {
     /// # Errors
     /// N or K of the trace are not the model's, or the replay was read for fewer layers or positions than the session has.
     pub fn replay_scores(&mut self, replay: Arc<ScoreReplay>) -> Result<(), Error> {
-        let (experts, per_token) = self.engine.hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
+        let (experts, per_token) = self.engine().hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
         replay.check(experts, per_token)?;
-        let (layers, context) = (self.routing.layer_count(), self.engine.context());
+        let (layers, context) = (self.routing.layer_count(), self.engine().context());
         if !replay.covers(layers, context) {
             return Err(Error::ReplayCover { layers, context });
         }
@@ -186,11 +197,11 @@ impl Session {
     /// # Errors
     /// The trace is of another model.
     pub fn replay_selections(&mut self, replay: Arc<SelectionReplay>) -> Result<(), Error> {
-        let (header, opened) = (replay.header(), self.engine.identity().fingerprint());
+        let (header, opened) = (replay.header(), self.engine().identity().fingerprint());
         if header.model.fingerprint != opened {
             return Err(Error::ReplayModel { recorded: header.model.fingerprint, opened });
         }
-        let (experts, per_token) = self.engine.hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
+        let (experts, per_token) = self.engine().hyperparameters().experts.map_or((0, 0), |e| (e.count, e.per_token));
         let recorded = (header.layers.len(), header.experts, header.experts_per_token);
         if recorded != (self.routing.layer_count(), experts, per_token) {
             return Err(Error::ReplayModel { recorded: header.model.fingerprint, opened });
@@ -235,9 +246,9 @@ impl Session {
             return Err(Error::SnapshotGone { position: snapshot.position });
         }
         let RoutingOptions { policy, prompt_policy, .. } = self.routing.options().clone();
-        self.engine.end_routing(&self.routing);
+        self.engine().end_routing(&self.routing);
         self.routing.clone_from(&snapshot.routing);
-        self.engine.hold(&self.routing);
+        self.engine().hold(&self.routing);
         self.routing.set_policies(policy, prompt_policy)?;
         self.position = snapshot.position;
         self.logits.copy_from_slice(&snapshot.logits);
@@ -268,9 +279,9 @@ impl Session {
         go_on: &mut dyn FnMut(&Session, usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         self.check(tokens)?;
-        self.engine.check_files()?;
+        self.engine().check_files()?;
         let mut left = tokens.len();
-        for tokens in tokens.chunks(self.engine.chunk()) {
+        for tokens in tokens.chunks(self.engine().chunk()) {
             left -= tokens.len();
             let wanted = if left == 0 { LogitsWanted::Last } else { LogitsWanted::None };
             self.step(tokens, Phase::Prompt, wanted)?;
@@ -299,8 +310,8 @@ impl Session {
     /// As [`Session::prompt`].
     pub fn score(&mut self, tokens: &[u32], receive: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(tokens)?;
-        self.engine.check_files()?;
-        let chunk = self.engine.chunk();
+        self.engine().check_files()?;
+        let chunk = self.engine().chunk();
         for (index, tokens) in tokens.chunks(chunk).enumerate() {
             let mut receive = |token: usize, logits: &[f32]| receive(index * chunk + token, logits);
             self.step(tokens, Phase::Prompt, LogitsWanted::Each(&mut receive))?;
@@ -320,7 +331,7 @@ impl Session {
             return Err(Error::TokenOutOfRange { token, vocabulary });
         }
         if tokens.len() > self.remaining() {
-            return Err(Error::ContextFull { wanted: self.position + tokens.len(), context: self.engine.context() });
+            return Err(Error::ContextFull { wanted: self.position + tokens.len(), context: self.engine().context() });
         }
         self.tap.check(tokens)
     }
@@ -328,7 +339,7 @@ impl Session {
     fn step(&mut self, tokens: &[u32], phase: Phase, mut logits: LogitsWanted<'_>) -> Result<(), Error> {
         self.failed = true;
         self.tap.begin(tokens, self.position, phase);
-        self.engine.step(StepRequest {
+        self.seat.engine().step(StepRequest {
             kv: &mut self.kv,
             routing: &mut self.routing,
             tap: &mut self.tap,
@@ -347,7 +358,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.engine.end_routing(&self.routing);
+        self.engine().end_routing(&self.routing);
     }
 }
 

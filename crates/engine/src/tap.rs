@@ -89,6 +89,8 @@ enum Source {
         replay: Arc<SelectionReplay>,
         /// Tokens replayed before the step.
         done: usize,
+        /// Tokens replayed before the sequence at hand.
+        sequence: usize,
         /// The selection at hand.
         chosen: Vec<u32>,
     },
@@ -105,7 +107,7 @@ impl RoutingTap {
 
     pub(crate) fn replay_selections(&mut self, replay: Arc<SelectionReplay>) {
         let chosen = Vec::with_capacity(replay.header().experts_per_token);
-        self.source = Source::Selections { replay, done: 0, chosen };
+        self.source = Source::Selections { replay, done: 0, sequence: 0, chosen };
     }
 
     /// Where selections are re-applied: what was recorded.
@@ -125,6 +127,19 @@ impl RoutingTap {
     pub(crate) fn start(&mut self, start: TextStart) {
         if !matches!(self.start, Some(TextStart::Sequence)) {
             self.start = Some(start);
+        }
+        if start == TextStart::Sequence
+            && let Source::Selections { done, sequence, .. } = &mut self.source
+        {
+            *sequence = *done;
+        }
+    }
+
+    /// The sequence at hand begins anew with the next token: its selections are re-applied once more.
+    pub(crate) fn start_again(&mut self) {
+        self.start = Some(TextStart::Sequence);
+        if let Source::Selections { done, sequence, .. } = &mut self.source {
+            *done = *sequence;
         }
     }
 
@@ -170,16 +185,20 @@ impl RoutingTap {
                 scores.copy_from_slice(replay.scores(layer, self.first_position + token));
                 routing.route(layer, &*scores, phase, selection)?;
             }
-            Source::Selections { replay, done, chosen } => {
+            Source::Selections { replay, done, chosen, .. } => {
                 chosen.clear();
                 chosen.extend(replay.selection(*done + token, layer));
                 routing.replay(layer, chosen, Some(RouterScores::from(&*scores)), phase, selection)?;
             }
         }
+        Ok(())
+    }
+
+    /// Shows the observer what was chosen. It may panic, so this comes when all that follows from the choice has been noted.
+    pub(crate) fn routed(&mut self, layer: usize, token: usize, scores: &[f32], selection: &Selection) {
         if let Some(observer) = &mut self.observer {
             observer.routed(layer, token, scores, selection);
         }
-        Ok(())
     }
 
     pub(crate) fn end(&mut self, tokens: usize) -> Result<(), Error> {

@@ -3,13 +3,16 @@
 use std::ops::Sub;
 use std::time::Duration;
 
-/// Traffic between flash and the expert slots, summed since the engine was opened.
+/// Traffic between flash and the expert slots, summed since the model was loaded: what was read for loading is not in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traffic {
     /// Experts read from flash.
     pub fetches: u64,
     /// Bytes read from flash, the blocks around slices included.
     pub flash_bytes: u64,
+    /// Of those, the bytes of demand reads. What was begun in the background, on a guess or for a warm start, is none, also if it was
+    /// chosen before it had come.
+    pub demand_bytes: u64,
     /// Bytes of experts that were asked for on a guess.
     pub prefetch_bytes: u64,
     /// Of those, bytes of experts that were then chosen.
@@ -18,7 +21,7 @@ pub struct Traffic {
     pub late_hits: u64,
     /// Time that computing waited for flash.
     pub waited: Duration,
-    /// Time in which flash read what was asked for.
+    /// Time with demand reads on the device.
     pub flash_busy: Duration,
 }
 
@@ -30,6 +33,7 @@ impl Sub for Traffic {
         Traffic {
             fetches: self.fetches - earlier.fetches,
             flash_bytes: self.flash_bytes - earlier.flash_bytes,
+            demand_bytes: self.demand_bytes - earlier.demand_bytes,
             prefetch_bytes: self.prefetch_bytes - earlier.prefetch_bytes,
             prefetch_useful_bytes: self.prefetch_useful_bytes - earlier.prefetch_useful_bytes,
             late_hits: self.late_hits - earlier.late_hits,

@@ -7,6 +7,7 @@ use moce_engine::{
     Backend, Budget, Capacity, CpuOptions, Direct, Engine, EngineOptions, Error, Fault, Faults, FlashOptions, Prefetch,
     Session,
 };
+use moce_gguf::Gguf;
 use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::os::unix::fs::FileExt;
@@ -45,7 +46,7 @@ impl Case {
         let flash = FlashOptions { backend, faults: Some(Arc::clone(&faults)), ..FlashOptions::default() };
         let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
         let capacity = Some(Capacity::Experts(3));
-        let options = EngineOptions { cpu, capacity, flash, prefetch, ..EngineOptions::default() };
+        let options = EngineOptions { cpu, capacity, flash, prefetch, sessions: 2, ..EngineOptions::default() };
         let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
         let mut session = Session::new(&engine).unwrap();
         let expected = model.tokens.iter().map(|&token| decode(&mut session, token).unwrap()).collect();
@@ -312,6 +313,20 @@ fn a_warm_start_from_a_file_that_changes_gives_no_wrong_token() {
         let message = case.decode(&mut session, 0).unwrap_err().to_string();
         assert!(message.contains("changed while in use"), "{message}");
     });
+}
+
+/// Some read the header once and load several times; and of a model without experts nothing is read after it was loaded.
+#[test]
+fn a_file_that_changed_since_its_header_was_read_is_not_loaded() {
+    for name in ["llama", "qwen2moe"] {
+        let model = ModelFile::new(name, Format::Q4_0);
+        let gguf = Gguf::open(&model.path).unwrap();
+        let options = EngineOptions::default();
+        Engine::load(&gguf, &options).unwrap();
+        scribble(&model.path);
+        let message = Engine::load(&gguf, &options).map(|_| ()).unwrap_err().to_string();
+        assert!(["model.gguf", "changed while in use"].iter().all(|p| message.contains(p)), "{name}: {message}");
+    }
 }
 
 /// Overwrites the weights of a model with others, without changing its size.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // clippy sees tests only in functions marked as such, not in their helpers
 
-use moce_engine::{CpuOptions, Engine, EngineOptions, Error};
+use moce_engine::{Budget, CpuOptions, Engine, EngineOptions, Error};
 use moce_gguf::{Gguf, Value};
 use moce_testkit::{TinyModel, Variant, variant};
 
@@ -26,6 +26,35 @@ fn a_context_of_nothing_is_refused() {
         let message = Engine::plan_for(&nothing, &options(context)).unwrap_err().to_string();
         assert!(message.contains("llama.context_length must not be 0"), "{message}");
     }
+}
+
+#[test]
+fn no_session_is_refused_and_more_than_memory_holds_do_not_fit() {
+    let TinyModel { gguf, .. } = TinyModel::open("mixtral");
+    let plan = |sessions| Engine::plan_for(&gguf, &EngineOptions { sessions, ..options(None) });
+    assert!(matches!(plan(0), Err(Error::NoSessions)));
+    for sessions in [1 << 60, usize::MAX / 2 + 1, usize::MAX] {
+        assert!(matches!(plan(sessions), Err(Error::Budget { .. })), "{sessions} sessions");
+    }
+}
+
+#[test]
+fn what_the_caller_needs_is_left_free() {
+    let TinyModel { gguf, .. } = TinyModel::open("mixtral");
+    let plan = |memory, reserve| Engine::plan_for(&gguf, &EngineOptions { memory, reserve, ..options(None) });
+    assert!(plan(Budget::All, 1 << 40).unwrap().program_bytes > 1 << 40);
+    for reserve in [1 << 50, u64::MAX] {
+        assert!(matches!(plan(Budget::Auto, reserve), Err(Error::Budget { .. })), "{reserve} bytes");
+    }
+}
+
+#[test]
+fn the_logits_of_a_session_are_counted() {
+    let TinyModel { gguf, .. } = TinyModel::open("mixtral");
+    let kv_bytes = |context| Engine::plan_for(&gguf, &options(Some(context))).unwrap().kv_bytes;
+    let vocabulary = gguf.tensor("token_embd.weight").unwrap().rows() as u64;
+    // Keys and values grow with the context.
+    assert_eq!(2 * kv_bytes(32) - kv_bytes(64), 4 * vocabulary);
 }
 
 #[test]

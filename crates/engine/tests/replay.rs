@@ -6,13 +6,14 @@ use moce_engine::routing::{
     Phase, Precision, RoutingOptions, ScoreKind, ScoreReplay, StoredScores, TextStart, TraceReader, TraceToken,
 };
 use moce_engine::{
-    Capacity, CpuOptions, Engine, EngineOptions, Error, RoutingRecorder, Session, read_scores, read_selections,
+    Capacity, CpuOptions, Engine, EngineOptions, Error, Faults, FlashOptions, RoutingRecorder, Session, read_scores,
+    read_selections,
 };
 use moce_quant::Format;
 use moce_testkit::ModelFile;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const SCORES: Option<StoredScores> = Some(StoredScores { kind: ScoreKind::Logits, precision: Precision::F32 });
 
@@ -20,6 +21,7 @@ fn engine(model: &ModelFile, policy: &str, capacity: usize, chunk: usize) -> Arc
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         capacity: Some(Capacity::Experts(capacity)),
+        sessions: 3,
         routing: RoutingOptions {
             policy: policy.parse().unwrap(),
             prompt_policy: policy.parse().unwrap(),
@@ -92,6 +94,53 @@ fn a_recorded_lossy_run_comes_out_the_same_under_any_policy() {
             ("cache-prior:lambda=0.5,j=1", header.policy.clone())
         );
     }
+}
+
+/// "Clear the session and give the whole text again": the one that failed, with its windows, not the one before or after it.
+#[test]
+fn a_replay_that_failed_goes_on_with_the_text_at_hand() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    let path = model.folder().join("run.trace");
+    let (first, second) = (&model.tokens[..9], &model.tokens[..]);
+    let mut session = Session::new(&engine(&model, "cache-prior:lambda=0.5,j=1", 4, 7)).unwrap();
+    record(&mut session, &path, None);
+    run(&mut session, first);
+    session.clear().unwrap();
+    run(&mut session, first);
+    session.restart();
+    let expected = run(&mut session, second);
+    session.clear().unwrap();
+    let last = run(&mut session, first);
+    finish(&mut session);
+
+    let faults = Arc::new(Mutex::new(Faults::default()));
+    let options = EngineOptions {
+        cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
+        capacity: Some(Capacity::Experts(3)),
+        flash: FlashOptions { faults: Some(Arc::clone(&faults)), ..FlashOptions::default() },
+        ..EngineOptions::default()
+    };
+    let mut session = Session::new(&Arc::new(Engine::open(&model.path, &options).unwrap())).unwrap();
+    session.replay_selections(read_selections(&path).unwrap()).unwrap();
+    run(&mut session, first);
+    session.clear().unwrap();
+    // Once at the start of a window, once after it.
+    for done in [0, 9] {
+        run(&mut session, first);
+        session.restart();
+        if done > 0 {
+            session.prompt(&second[..done]).unwrap();
+        }
+        *faults.lock().unwrap() = Faults { bad_ranges: vec![(0, 0..u64::MAX)], ..Faults::default() };
+        assert!(matches!(session.prompt(&second[done..]), Err(Error::Flash(_))));
+        *faults.lock().unwrap() = Faults::default();
+        session.clear().unwrap();
+    }
+    run(&mut session, first);
+    session.restart();
+    assert!(run(&mut session, second) == expected);
+    session.clear().unwrap();
+    assert!(run(&mut session, first) == last);
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn open() -> (Arc<Engine>, Vec<u32>) {
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(1), ..CpuOptions::default() },
         capacity: Some(Capacity::Experts(6)),
+        sessions: 2,
         routing: RoutingOptions { prompt_policy: policy.clone(), policy, ..RoutingOptions::default() },
         ..EngineOptions::default()
     };

@@ -73,7 +73,7 @@ fn no_capacity_backend_eviction_or_chunk_changes_a_bit() {
 #[test]
 fn sessions_that_share_an_engine_do_not_disturb_each_other() {
     let model = ModelFile::new("qwen2moe", Format::Q8_0);
-    let options = options(Some(Capacity::Experts(3)), FlashOptions::default());
+    let options = EngineOptions { sessions: 2, ..options(Some(Capacity::Experts(3)), FlashOptions::default()) };
     let alone = bits(&model.path, &model.tokens, &options);
     let engine = Arc::new(Engine::open(&model.path, &options).unwrap());
     let mut sessions = [Session::new(&engine).unwrap(), Session::new(&engine).unwrap()];
@@ -92,6 +92,26 @@ fn sessions_that_share_an_engine_do_not_disturb_each_other() {
     }
 }
 
+/// Each has a KV cache, and the budget is for the whole process.
+#[test]
+fn no_more_sessions_are_open_than_memory_was_planned_for() {
+    let model = ModelFile::new("mixtral", Format::Q4_0);
+    let open = |sessions| {
+        let options = EngineOptions { sessions, ..options(None, FlashOptions::default()) };
+        Arc::new(Engine::open(&model.path, &options).unwrap())
+    };
+    let (one, two) = (open(1), open(2));
+    assert_eq!(two.plan().kv_bytes, 2 * one.plan().kv_bytes);
+    let (first, _second) = (Session::new(&two).unwrap(), Session::new(&two).unwrap());
+    let refused = || matches!(Session::new(&two), Err(Error::SessionsFull { planned: 2 }));
+    assert!(refused());
+    // What does not come about takes no place.
+    drop(first);
+    assert!(matches!(Session::with_routing(&two, two.routing(), &[]), Err(Error::CapacityLayers { .. })));
+    let _third = Session::new(&two).unwrap();
+    assert!(refused());
+}
+
 #[test]
 fn a_file_that_is_cut_or_changed_under_a_running_engine_is_an_error() {
     let model = ModelFile::new("mixtral", Format::Q4_0);
@@ -106,6 +126,7 @@ fn a_file_that_is_cut_or_changed_under_a_running_engine_is_an_error() {
     let message = error.to_string();
     assert!(matches!(error, Error::Flash(_)) && message.contains("model.gguf"), "{message}");
     // The engine lives on; so does the refusal, with the file's name.
+    drop(session);
     let mut other = Session::new(&engine).unwrap();
     assert!(matches!(other.prompt(&model.tokens), Err(Error::Flash(_))));
 }
@@ -217,6 +238,25 @@ fn a_cache_state_of_another_model_or_no_state_at_all_is_refused() {
         std::fs::write(&path, wrong).unwrap();
         let message = CacheState::read(&path).unwrap_err().to_string();
         assert!(message.contains("state.json"), "{message}");
+    }
+}
+
+/// Probes of flash, and reads of what stays in memory, are part of loading.
+#[test]
+fn traffic_is_counted_from_when_the_model_is_loaded() {
+    let model = ModelFile::new("qwen2moe", Format::Q4_0);
+    for (capacity, streams) in [(None, false), (Some(Capacity::Experts(3)), true)] {
+        let engine = Arc::new(Engine::open(&model.path, &options(capacity, FlashOptions::default())).unwrap());
+        let loaded = engine.traffic();
+        assert_eq!((loaded.fetches, loaded.flash_bytes, loaded.demand_bytes), (0, 0, 0));
+        assert_eq!((loaded.waited, loaded.flash_busy), (Duration::ZERO, Duration::ZERO));
+        Session::new(&engine).unwrap().prompt(&model.tokens).unwrap();
+        let traffic = engine.traffic();
+        assert_eq!(
+            (traffic.flash_bytes > 0, traffic.fetches > 0, !traffic.flash_busy.is_zero()),
+            (streams, streams, streams)
+        );
+        assert_eq!(traffic.demand_bytes, traffic.flash_bytes, "a prompt guesses nothing");
     }
 }
 

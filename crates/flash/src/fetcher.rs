@@ -43,6 +43,8 @@ pub struct Stats {
     pub reads: u64,
     /// Bytes that they brought, the blocks around slices included.
     pub bytes: u64,
+    /// Of these, the bytes of demand reads. A read stays what it began as, here and in `busy`, also if its expert is chosen meanwhile.
+    pub demand_bytes: u64,
     /// Reads that brought less than asked for, and were continued.
     pub short_reads: u64,
     /// Reads that failed or brought nothing, and were tried again.
@@ -118,6 +120,12 @@ impl Fetcher {
     #[must_use]
     pub fn files(&self) -> &Arc<Files> {
         &self.files
+    }
+
+    /// The name of the device that carries out its reads.
+    #[must_use]
+    pub fn device(&self) -> &'static str {
+        self.device.name()
     }
 
     /// What it has done so far.
@@ -245,7 +253,7 @@ impl Fetcher {
         }
     }
 
-    /// Sleeps until nothing is in flight, background included. Failed fetches keep their errors.
+    /// Sleeps until nothing is in flight or waits to be, background included. Failed fetches keep their errors.
     ///
     /// # Errors
     /// The device failed.
@@ -277,6 +285,13 @@ impl Fetcher {
         }
     }
 
+    /// Whether the slot's fetch has not begun: to cancel it frees the slot at once.
+    #[must_use]
+    pub fn is_queued(&self, slot: SlotId) -> bool {
+        let fetch = &self.fetches[slot.index()];
+        fetch.is_going() && fetch.slices[0].next == fetch.slices[0].window.offset
+    }
+
     /// Gives up a fetch. Its slot is free as soon as the reads that have started are back.
     pub fn cancel(&mut self, slot: SlotId) {
         let fetch = &mut self.fetches[slot.index()];
@@ -287,6 +302,32 @@ impl Fetcher {
         let urgency = fetch.urgency;
         self.queue(urgency).retain(|&queued| queued != slot);
         self.end_if_back(slot);
+    }
+
+    /// Gives up every fetch, and sleeps until the reads that have started are back. Failed fetches keep their errors.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn cancel_all(&mut self) -> Result<(), Error> {
+        for index in 0..self.fetches.len() {
+            if let Some(slot) = self.arena.slot_at(index) {
+                self.cancel(slot);
+            }
+        }
+        self.wait_all()
+    }
+
+    /// Sleeps until the reads of a fetch that was given up are back: its slot is in flight no longer.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn wait_given_up(&mut self, slot: SlotId) -> Result<(), Error> {
+        // Pieces that waited to be read on, or again, end here: they may be all that was missing.
+        self.dispatch();
+        while self.arena.state(slot) == SlotState::InFlight {
+            self.advance(1)?;
+        }
+        Ok(())
     }
 
     /// The error of a failed fetch, once; the slot is free then.
@@ -340,13 +381,8 @@ impl Fetcher {
 impl Drop for Fetcher {
     /// Waits for the reads that have started; fetches in flight end, their slots are free.
     fn drop(&mut self) {
-        for index in 0..self.fetches.len() {
-            if let Some(slot) = self.arena.slot_at(index) {
-                self.cancel(slot);
-            }
-        }
         // An error here means that the device is beyond waiting; it then sees to it that the memory stays.
-        let _ = self.wait_all();
+        let _ = self.cancel_all();
     }
 }
 

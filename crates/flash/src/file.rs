@@ -3,7 +3,7 @@
 
 use crate::{Error, Memory};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -60,9 +60,14 @@ impl Identity {
     /// # Errors
     /// The system's.
     pub fn of(file: &File) -> io::Result<Identity> {
-        let metadata = file.metadata()?;
+        Ok(Identity::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Identity {
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Ok(Identity { bytes: metadata.len(), modified_ns })
+        Identity { bytes: metadata.len(), modified_ns }
     }
 }
 
@@ -146,17 +151,19 @@ impl ModelFile {
     /// # Errors
     /// It cannot be opened, or not directly although that is required.
     pub fn open(path: &Path, direct: Direct) -> Result<ModelFile, Error> {
-        let file = File::open(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
-        ModelFile::from_file(file, path, direct)
+        let failed = |cause| Error::Open { path: path.to_owned(), cause };
+        let file = File::open(path).map_err(failed)?;
+        let identity = Identity::of(&file).map_err(failed)?;
+        ModelFile::from_file(file, path, identity, direct)
     }
 
-    /// Takes a file that is open already, so that a file renamed over `path` meanwhile is not mixed up with it.
+    /// Takes a file that is open already, so that a file renamed over `path` meanwhile is not mixed up with it. `identity` is what it was
+    /// when it was opened: also a change before this call counts as one.
     ///
     /// # Errors
     /// As [`ModelFile::open`].
-    pub fn from_file(file: File, path: &Path, direct: Direct) -> Result<ModelFile, Error> {
+    pub fn from_file(file: File, path: &Path, identity: Identity, direct: Direct) -> Result<ModelFile, Error> {
         let path = path.to_owned();
-        let identity = Identity::of(&file).map_err(|cause| Error::Open { path: path.clone(), cause })?;
         let block_bytes = system_block_bytes(&file);
         let opened = match direct {
             Direct::Off => Err("asked for".to_owned()),

@@ -22,6 +22,8 @@ enum Step {
     Wait { slot: usize, slice: usize },
     WaitAll,
     Cancel { slot: usize },
+    CancelAll,
+    WaitGivenUp { slot: usize },
     Promote { slot: usize },
     Pin { slot: usize },
     Unpin,
@@ -40,6 +42,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (slot(), 0usize..3).prop_map(|(slot, slice)| Step::Wait { slot, slice }),
         1 => Just(Step::WaitAll),
         1 => slot().prop_map(|slot| Step::Cancel { slot }),
+        1 => Just(Step::CancelAll),
+        1 => slot().prop_map(|slot| Step::WaitGivenUp { slot }),
         1 => slot().prop_map(|slot| Step::Promote { slot }),
         3 => slot().prop_map(|slot| Step::Pin { slot }),
         2 => Just(Step::Unpin),
@@ -138,6 +142,22 @@ proptest! {
                 Step::Cancel { slot } => {
                     held[slot].was_cancelled |= arena.state(slots[slot]) == SlotState::InFlight;
                     fetcher.cancel(slots[slot]);
+                }
+                Step::CancelAll => {
+                    for (held, &slot) in held.iter_mut().zip(&slots) {
+                        held.was_cancelled |= arena.state(slot) == SlotState::InFlight;
+                    }
+                    fetcher.cancel_all().unwrap();
+                    prop_assert!(fetcher.is_idle());
+                    prop_assert!(slots.iter().all(|&slot| arena.state(slot) != SlotState::InFlight));
+                }
+                Step::WaitGivenUp { slot } => {
+                    held[slot].was_cancelled |= arena.state(slots[slot]) == SlotState::InFlight;
+                    let at_once = fetcher.is_queued(slots[slot]);
+                    fetcher.cancel(slots[slot]);
+                    prop_assert!(!at_once || arena.state(slots[slot]) == SlotState::Free);
+                    fetcher.wait_given_up(slots[slot]).unwrap();
+                    prop_assert!(arena.state(slots[slot]) != SlotState::InFlight);
                 }
                 Step::Promote { slot } => fetcher.promote(slots[slot]),
                 Step::Pin { slot } => pins.extend(arena.pin(slots[slot])),

@@ -142,6 +142,16 @@ fn a_guess_that_comes_true_is_joined_and_not_read_twice() {
 }
 
 #[test]
+fn a_read_counts_as_what_it_began_as() {
+    let (mut fetcher, slots) = fetcher(&Clock::virtual_time(), 1);
+    fetcher.request(slots[0], &expert(0), Urgency::Background).unwrap();
+    fetcher.submit();
+    // A mebibyte is on the device when the guess comes true.
+    fetcher.wait(slots[0], 2).unwrap();
+    assert_eq!((fetcher.stats().bytes, fetcher.stats().demand_bytes), (3 << 20, 2 << 20));
+}
+
+#[test]
 fn a_cancelled_fetch_gives_its_slot_back_with_its_last_read() {
     let clock = Clock::virtual_time();
     let (mut fetcher, slots) = fetcher(&clock, 2);
@@ -158,6 +168,35 @@ fn a_cancelled_fetch_gives_its_slot_back_with_its_last_read() {
     assert!(fetcher.stats().bytes <= 1 << 20);
     fetcher.request(slots[0], &expert(2), Urgency::Demand).unwrap();
     fetcher.wait(slots[0], 2).unwrap();
+}
+
+/// A warm start asks for gigabytes, of which a mebibyte is on the device.
+#[test]
+fn giving_up_everything_waits_for_what_has_begun_and_for_nothing_else() {
+    let (mut fetcher, slots) = fetcher(&Clock::virtual_time(), 4);
+    for (index, &slot) in slots.iter().enumerate() {
+        fetcher.request(slot, &expert(index as u64), Urgency::Background).unwrap();
+    }
+    fetcher.submit();
+    assert!(!fetcher.is_queued(slots[0]) && slots[1..].iter().all(|&slot| fetcher.is_queued(slot)));
+    fetcher.cancel_all().unwrap();
+    assert!(fetcher.is_idle() && slots.iter().all(|&slot| fetcher.arena().state(slot) == SlotState::Free));
+    assert!(!slots.iter().any(|&slot| fetcher.is_queued(slot)));
+    assert_eq!(fetcher.stats().bytes, 1 << 20);
+}
+
+#[test]
+fn waiting_for_a_fetch_that_was_given_up_waits_for_no_other() {
+    let (mut fetcher, slots) = fetcher(&Clock::virtual_time(), 3);
+    for (index, &slot) in slots.iter().enumerate() {
+        fetcher.request(slot, &expert(index as u64), Urgency::Background).unwrap();
+    }
+    fetcher.submit();
+    fetcher.cancel(slots[0]);
+    assert_eq!(fetcher.arena().state(slots[0]), SlotState::InFlight);
+    fetcher.wait_given_up(slots[0]).unwrap();
+    assert_eq!(fetcher.arena().state(slots[0]), SlotState::Free);
+    assert!(slots[1..].iter().all(|&slot| fetcher.arena().state(slot) == SlotState::InFlight));
 }
 
 #[test]

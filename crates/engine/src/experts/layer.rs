@@ -2,7 +2,7 @@
 
 use super::Layouts;
 use super::catalogue::LayerCatalogue;
-use moce_flash::{Arena, SlotId, SlotState};
+use moce_flash::{Arena, Fetcher, SlotId, SlotState};
 
 /// The slots of one layer.
 #[derive(Debug)]
@@ -54,9 +54,9 @@ impl LayerSlots {
         self.slot_of[expert as usize].map(|index| &mut self.slots[index as usize].layouts)
     }
 
-    /// The slot that a place stands for: to be exchanged for another of the same size.
-    pub(super) fn id_mut(&mut self, index: usize) -> &mut SlotId {
-        &mut self.slots[index].id
+    /// The slot of an expert, to be exchanged for another of the same size.
+    pub(super) fn id_mut(&mut self, expert: u32) -> Option<&mut SlotId> {
+        self.slot_of[expert as usize].map(|index| &mut self.slots[index as usize].id)
     }
 
     /// Notes a use.
@@ -87,11 +87,15 @@ impl LayerSlots {
     }
 
     /// The slot to give up for another expert: an empty one, else the least recently used of those whose expert no session holds, else,
-    /// if `force`, the least recently used of all. Never one whose expert still waits to be computed, or is being read.
-    pub(super) fn victim(&self, force: bool, arena: &Arena) -> Option<usize> {
+    /// if `force`, the least recently used of all. Never one whose expert still waits to be computed, or is being read; one whose reads
+    /// have not begun may be given up, and they with it.
+    pub(super) fn victim(&self, force: bool, arena: &Arena, fetcher: Option<&Fetcher>) -> Option<usize> {
+        let is_read = |slot: SlotId| {
+            arena.state(slot) == SlotState::InFlight && fetcher.is_none_or(|fetcher| !fetcher.is_queued(slot))
+        };
         let candidates = self.slots.iter().enumerate().filter(|(_, slot)| {
             slot.expert.is_none_or(|expert| !self.waiting[expert as usize] && (force || !self.is_held(expert)))
-                && arena.state(slot.id) != SlotState::InFlight
+                && !is_read(slot.id)
         });
         let held = |slot: &Slot| slot.expert.is_some_and(|expert| self.is_held(expert));
         candidates.min_by_key(|(_, slot)| (held(slot), slot.expert.is_some(), slot.used)).map(|(index, _)| index)
@@ -113,6 +117,15 @@ impl LayerSlots {
     pub(super) fn forget(&mut self, expert: u32) {
         if let Some(index) = self.slot_of[expert as usize].take() {
             self.slots[index as usize].expert = None;
+        }
+    }
+
+    /// Forgets every expert that is not whole in its slot.
+    pub(super) fn forget_absent(&mut self, arena: &Arena) {
+        for expert in 0..self.slot_of.len() as u32 {
+            if self.find(expert).is_some_and(|slot| arena.state(slot) != SlotState::Filled) {
+                self.forget(expert);
+            }
         }
     }
 }
@@ -148,13 +161,13 @@ mod tests {
     fn empty_slots_go_first_then_the_least_recent_that_nobody_holds() {
         let (mut layer, arena) = layer(8, 3);
         for (time, expert) in [(1, 5), (2, 6), (3, 7)] {
-            let index = layer.victim(false, &arena).unwrap();
+            let index = layer.victim(false, &arena, None).unwrap();
             layer.assign(index, expert, time);
         }
         layer.touch(5, 4);
         layer.hold(6);
         // 6 is the least recent, but held; 7 comes next.
-        let index = layer.victim(false, &arena).unwrap();
+        let index = layer.victim(false, &arena, None).unwrap();
         layer.assign(index, 0, 5);
         assert_eq!(layer.find(7), None);
         assert!(layer.find(6).is_some() && layer.find(5).is_some() && layer.find(0).is_some());
@@ -164,17 +177,17 @@ mod tests {
     fn held_and_waiting_experts_stay_unless_forced() {
         let (mut layer, arena) = layer(4, 2);
         for expert in [0, 1] {
-            let index = layer.victim(false, &arena).unwrap();
+            let index = layer.victim(false, &arena, None).unwrap();
             layer.assign(index, expert, expert.into());
             layer.hold(expert);
         }
-        assert_eq!(layer.victim(false, &arena), None);
+        assert_eq!(layer.victim(false, &arena, None), None);
         layer.waiting[0] = true;
-        let index = layer.victim(true, &arena).unwrap();
+        let index = layer.victim(true, &arena, None).unwrap();
         layer.assign(index, 2, 9);
         assert!(layer.find(0).is_some() && layer.find(1).is_none());
         layer.waiting[2] = true;
-        assert_eq!(layer.victim(true, &arena), None);
+        assert_eq!(layer.victim(true, &arena, None), None);
     }
 
     #[test]
@@ -182,6 +195,6 @@ mod tests {
         let (mut layer, arena) = layer(4, 1);
         layer.assign(0, 3, 1);
         layer.forget(3);
-        assert_eq!((layer.find(3), layer.victim(false, &arena)), (None, Some(0)));
+        assert_eq!((layer.find(3), layer.victim(false, &arena, None)), (None, Some(0)));
     }
 }

@@ -41,6 +41,12 @@ impl Staging {
         Some(slot.id)
     }
 
+    /// A slot whose reads have been given up and are not back yet.
+    pub(super) fn given_up(&self, arena: &Arena) -> Option<SlotId> {
+        let mut ids = self.slots.iter().filter(|slot| slot.expert.is_none()).map(|slot| slot.id);
+        ids.find(|&id| arena.state(id) == SlotState::InFlight)
+    }
+
     /// Gives up what an expert's slot holds, or is being filled with.
     pub(super) fn release(&mut self, layer: MoeLayer, expert: u32, fetcher: &mut Fetcher) {
         if let Some(slot) = self.find_mut(layer, expert) {

@@ -25,7 +25,7 @@ use super::staging::Staging;
 use super::{Layouts, MoeLayer, PROJECTIONS, PinnedExpert, Projection};
 use crate::Error;
 use crate::telemetry::Traffic;
-use moce_flash::{Arena, Fetcher, SlotClass, SlotId, SlotState, Urgency};
+use moce_flash::{Arena, Fetcher, SlotClass, SlotId, SlotState, Stats, Urgency};
 use moce_kernels::Cpu;
 use queue::{Presence, Queue};
 use std::sync::Arc;
@@ -71,6 +71,8 @@ pub(crate) struct ExpertStore {
     /// Whether experts may have landed in slots of their own layers since the files were last looked at.
     unchecked: bool,
     traffic: Traffic,
+    /// What of it was for loading.
+    loading: Traffic,
 }
 
 impl ExpertStore {
@@ -89,13 +91,16 @@ impl ExpertStore {
             guessed: false,
             unchecked: false,
             traffic: Traffic::default(),
+            loading: Traffic::default(),
         }
     }
 
-    /// What has been read and waited for so far.
+    /// What has been read and waited for since loading was done.
     pub(crate) fn traffic(&self) -> Traffic {
-        let stats = self.fetcher.as_ref().map(|fetcher| fetcher.stats()).unwrap_or_default();
-        Traffic { flash_bytes: stats.bytes, flash_busy: stats.busy, ..self.traffic }
+        let Stats { bytes, demand_bytes, busy, .. } =
+            self.fetcher.as_ref().map(|fetcher| fetcher.stats()).unwrap_or_default();
+        let all = Traffic { flash_bytes: bytes, demand_bytes, flash_busy: busy, ..self.traffic };
+        all - self.loading
     }
 
     /// A session took an expert into its logical cache.
@@ -108,12 +113,20 @@ impl ExpertStore {
         self.layers[layer.0].release(expert);
     }
 
+    /// Experts that a session holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        let held = |layer: &LayerSlots| (0..layer.catalogue.count as u32).filter(|&id| layer.is_held(id)).count();
+        self.layers.iter().map(held).sum()
+    }
+
     /// An error if a file of the model is another than when it was opened.
     pub(crate) fn check_files(&self) -> Result<(), Error> {
         Ok(self.fetcher.as_ref().map_or(Ok(()), |fetcher| fetcher.files().check_unchanged())?)
     }
 
-    /// Reads every expert that has a slot of its own, layer by layer, and puts it into kernel order: for layers that hold all.
+    /// Reads every expert that has a slot of its own, layer by layer, and puts it into kernel order: for layers that hold all. Loading is
+    /// done then.
     pub(crate) fn preload(&mut self, cpu: &Cpu) -> Result<(), Error> {
         const ALL: [Projection; PROJECTIONS] = [Projection::Gate, Projection::Up, Projection::Down];
         for layer in (0..self.layers.len()).map(MoeLayer) {
@@ -129,7 +142,7 @@ impl ExpertStore {
                 self.finish_group(layer, group)?;
             }
         }
-        self.traffic = Traffic::default();
+        self.loading = self.traffic();
         Ok(())
     }
 
@@ -171,7 +184,13 @@ impl ExpertStore {
     /// Gives an expert a slot of its layer: an empty one or one that nobody needs; with `force` also one that another session holds.
     fn own_slot(&mut self, layer: MoeLayer, expert: u32, force: bool) -> Option<SlotId> {
         let slots = &mut self.layers[layer.0];
-        slots.victim(force, &self.arena).map(|index| slots.assign(index, expert, self.time))
+        let index = slots.victim(force, &self.arena, self.fetcher.as_ref())?;
+        let slot = slots.assign(index, expert, self.time);
+        if let Some(fetcher) = &mut self.fetcher {
+            // If something was to be read into it, that has not begun.
+            fetcher.cancel(slot);
+        }
+        Some(slot)
     }
 
     /// Gives an expert a slot of its layer that has none.

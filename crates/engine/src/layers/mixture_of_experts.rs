@@ -153,6 +153,7 @@ impl MixtureOfExperts {
             for &expert in moe.selection.evicted() {
                 experts.release(self.experts, expert);
             }
+            tap.routed(self.experts.0, token, scores, &moe.selection);
             cpu.softmax(scores); // p, over all experts
             let ids = moe.selection.ascending();
             let sum = if renormalise { ids.iter().fold(0.0, |sum, &id| sum + scores[id as usize]) } else { 1.0 };

@@ -110,6 +110,9 @@ impl Fetcher {
         if let Ok(count) = result {
             self.stats.reads += u64::from(count > 0);
             self.stats.bytes += count as u64;
+            if urgency == Urgency::Demand {
+                self.stats.demand_bytes += count as u64;
+            }
             self.files[file].drop_pages(read.offset, count);
         }
         let next = piece.take(read, result, self.files[file].block_bytes(), &mut self.stats);

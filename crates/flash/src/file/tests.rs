@@ -51,7 +51,8 @@ fn the_direct_descriptor_is_of_the_open_file_even_if_another_took_its_path() {
     let handle = File::open(original.path()).unwrap();
     let other = file(&[2; 10_000]);
     std::fs::rename(other.path(), original.path()).unwrap();
-    let opened = ModelFile::from_file(handle, original.path(), Direct::Auto).unwrap();
+    let identity = Identity::of(&handle).unwrap();
+    let opened = ModelFile::from_file(handle, original.path(), identity, Direct::Auto).unwrap();
     let mut memory = Memory::reserve(4096).unwrap();
     assert_eq!(opened.read_at(Via::Blocks, 4096, &mut memory).unwrap(), 4096);
     assert!(memory.iter().all(|&byte| byte == 1));

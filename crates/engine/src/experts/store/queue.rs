@@ -1,6 +1,5 @@
 //! The experts of a layer's part of a step, in the order of computing. It knows numbers only: slots and reads are the store's matter.
 
-use crate::experts::MoeLayer;
 use std::ops::Range;
 
 /// Experts that are computed together; indices into the step's queue.
@@ -22,8 +21,6 @@ pub(super) enum Presence {
 /// The queue: passing, resident, coming, absent, and in each of these sections by ascending id.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// The layer at hand.
-    pub(super) layer: MoeLayer,
     experts: Vec<u32>,
     /// Ends of the first three sections.
     passing: usize,
@@ -39,13 +36,12 @@ impl Queue {
     /// An empty queue for layers of at most `most` experts.
     pub(super) fn new(most: usize) -> Queue {
         let experts = Vec::with_capacity(most);
-        Queue { layer: MoeLayer(0), experts, passing: 0, resident: 0, coming: 0, requested: 0, computed: 0 }
+        Queue { experts, passing: 0, resident: 0, coming: 0, requested: 0, computed: 0 }
     }
 
     /// Starts a layer that needs these experts, ascending.
-    pub(super) fn begin(&mut self, layer: MoeLayer, needed: &[u32], presence: impl Fn(u32) -> Presence) {
+    pub(super) fn begin(&mut self, needed: &[u32], presence: impl Fn(u32) -> Presence) {
         self.clear();
-        self.layer = layer;
         for (section, end) in [
             (Presence::Passing, Some(&mut self.passing)),
             (Presence::Resident, Some(&mut self.resident)),

@@ -24,7 +24,7 @@ impl ExpertStore {
         }
         // Presence changes only when the fetcher is asked, so it is the same throughout.
         let mut queue = std::mem::replace(&mut self.queue, Queue::new(0));
-        queue.begin(layer, needed, |expert| self.presence(layer, expert));
+        queue.begin(needed, |expert| self.presence(layer, expert));
         self.queue = queue;
         if self.unchecked {
             // What was read ahead and counts as resident now has been read before this look at the files.
@@ -139,20 +139,23 @@ impl ExpertStore {
 
     /// Takes an expert that has been computed out of staging: into a slot of its layer if a session holds it and there is room.
     fn unstage(&mut self, layer: MoeLayer, expert: u32) -> Result<(), Error> {
-        let Some(staged) = self.staging.find_mut(layer, expert) else { return Ok(()) };
-        let slots = &mut self.layers[layer.0];
-        if slots.is_held(expert)
-            && let Some(index) = slots.victim(false, &self.arena)
+        if self.staging.find(layer, expert).is_none() {
+            return Ok(());
+        }
+        if self.layers[layer.0].is_held(expert)
+            && let Some(place) = self.own_slot(layer, expert, false)
         {
+            const ASSIGNED: &str = "it was just assigned";
+            let slots = &mut self.layers[layer.0];
+            let staged = self.staging.find_mut(layer, expert).expect("nothing has left staging");
             let layouts = staged.layouts;
-            let place = slots.assign(index, expert, self.time);
             if self.arena.slot_bytes(place) == self.arena.slot_bytes(staged.id) {
-                staged.exchange(slots.id_mut(index));
+                staged.exchange(slots.id_mut(expert).expect(ASSIGNED));
             } else {
                 let pin = self.arena.pin(staged.id)?;
                 self.arena.copy(&pin, place)?;
             }
-            *slots.layouts_mut(expert).expect("it was just assigned") = layouts;
+            *slots.layouts_mut(expert).expect(ASSIGNED) = layouts;
         }
         if let Some(fetcher) = &mut self.fetcher {
             self.staging.release(layer, expert, fetcher);
@@ -201,10 +204,10 @@ impl ExpertStore {
         if let Some(slot) = self.own_slot(layer, expert, true).or_else(|| self.staging_slot(layer, expert)) {
             return Ok(Some(slot));
         }
-        // Only reads that were given up occupy the slots: wait for them.
-        self.fetcher.as_mut().expect("reads are under way").wait_all()?;
-        let slot = self.own_slot(layer, expert, true).or_else(|| self.staging_slot(layer, expert));
-        Ok(Some(slot.expect("with nothing under way and nothing to be computed, a slot is free")))
+        // With nothing to be computed, no expert is in staging: only reads that were given up occupy it.
+        let given_up = self.staging.given_up(&self.arena).expect("no staging slot is vacant");
+        self.fetcher.as_mut().expect("reads are under way").wait_given_up(given_up)?;
+        Ok(Some(self.staging_slot(layer, expert).expect("its reads are back")))
     }
 
     /// Whether an expert that waits to be computed has a slot of the layer that no session keeps it in.
@@ -214,24 +217,18 @@ impl ExpertStore {
         waiting.iter().any(|&expert| !slots.is_held(expert) && slots.find(expert).is_some())
     }
 
-    /// Ends a step that failed, wherever that was: waits for what is under way and forgets what did not come.
+    /// Ends a step that failed, wherever that was: gives up all that has not come, also what is read in the background, and waits only for
+    /// the reads that have begun.
     pub(crate) fn abandon(&mut self) {
         let Some(fetcher) = &mut self.fetcher else { return };
         // The error that ended the step is what counts; here everything only has to come to rest.
-        let _ = fetcher.wait_all();
+        let _ = fetcher.cancel_all();
         self.staging.retain(fetcher, |_, _| false);
         // What did come may have been read after a file had changed, and counts as resident from now on.
         self.unchecked = true;
-        if let Some(slots) = self.layers.get_mut(self.queue.layer.0) {
-            for &expert in self.queue.experts() {
-                slots.waiting[expert as usize] = false;
-                if let Some(slot) = slots.find(expert)
-                    && self.arena.state(slot) != SlotState::Filled
-                {
-                    let _ = fetcher.take_error(slot);
-                    slots.forget(expert);
-                }
-            }
+        for slots in &mut self.layers {
+            slots.waiting.fill(false);
+            slots.forget_absent(&self.arena);
         }
         self.queue.clear();
     }

@@ -116,6 +116,33 @@ fn a_step_that_ends_half_way_keeps_no_slot() {
     assert!([2, 3].iter().all(|&expert| store.layers[0].find(expert).is_some()), "they have slots of their layer");
 }
 
+/// A warm start may have asked for gigabytes. Here a demand on the device keeps its reads from beginning.
+#[test]
+fn a_step_that_failed_waits_for_nothing_that_has_not_begun() {
+    let (mut store, _) = store(3, 2);
+    store.begin(MoeLayer(0), &[0]).unwrap();
+    store.read_in_idle_time(MoeLayer(1), 0..3).unwrap();
+    store.abandon();
+    assert_eq!(store.traffic().flash_bytes, (PROJECTIONS * SLICE_BYTES) as u64, "the bytes of the demand");
+    assert!((0..3).all(|expert| store.layers[1].find(expert).is_none()));
+    step(&mut store, MoeLayer(1), &[0, 1, 2, 3]).unwrap();
+}
+
+#[test]
+fn an_expert_takes_the_slot_of_one_that_nobody_keeps_and_that_is_not_being_read_yet() {
+    let (mut store, _) = store(2, 2);
+    (0..2).for_each(|expert| store.hold(MoeLayer(1), expert));
+    store.begin(MoeLayer(0), &[0]).unwrap();
+    store.read_in_idle_time(MoeLayer(1), 0..2).unwrap();
+    store.release(MoeLayer(1), 1);
+    store.hold(MoeLayer(1), 2);
+    store.begin(MoeLayer(1), &[2]).unwrap();
+    let found = [0, 1, 2].map(|expert| store.layers[1].find(expert).is_some());
+    assert_eq!(found, [true, false, true]);
+    store.abandon();
+    step(&mut store, MoeLayer(1), &[0, 1, 2]).unwrap();
+}
+
 /// Two sessions, or one whose logical cache is larger than the layer: no slot will be nobody's, so that waiting for one would only put the
 /// reads one behind the other.
 #[test]
