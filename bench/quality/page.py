@@ -57,10 +57,21 @@ def label(routing):
     return f"{routing} ({NAMES[routing]})" if routing in NAMES else routing
 
 
+def t_quantile(freedom):
+    """The 0.975 quantile of Student's t, from that of the normal distribution (Cornish and Fisher; to 1 % from five degrees of freedom on)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
 def rise_between(windows, tokens):
-    """The rise of perplexity by a mean difference of windows, in nats, of so many tokens each, with its 95 % interval (normal, over windows)."""
-    windows = [difference / tokens for difference in windows]
-    mean, half = statistics.mean(windows), 1.96 * statistics.stdev(windows) / math.sqrt(len(windows))
+    """The rise of perplexity by a mean difference of windows, in nats, of so many tokens each, with its 95 % interval: Student's t over blocks
+    of neighbouring windows, as many together as moce's bootstrap draws (the cube root of their number)."""
+    count = len(windows)
+    length = max(n for n in range(1, count + 1) if n**3 <= count)
+    blocks = [sum(windows[(first + n) % count] for n in range(length)) / length / tokens for first in range(count)]
+    independent = count / length
+    half = t_quantile(independent - 1) * math.sqrt(statistics.pvariance(blocks) / (independent - 1))
+    mean = statistics.mean(windows) / tokens
     return math.expm1(mean), {"low": math.expm1(mean - half), "high": math.expm1(mean + half)}
 
 
@@ -166,8 +177,7 @@ half of the experts cached, on {main_text(found)}:
 
 Under `fast` the likeliest token is another one in {percent(1 - moved['top1_agreement'])} of the cases (first {moved['tokens']:,} tokens).{tasks_in_short(found)}{speed_in_short(found)}
 
-Keep in mind: the model is small ({facts["parameters"] / 1e6:.0f} million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); one text; and
-windows of one article are not independent, so that intervals may be a little narrow.
+Keep in mind: {"the model is small (" + f"{facts['parameters'] / 1e6:.0f}" + " million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); " if found["demo"] else ""}one text.
 
 **How much the routed experts matter**: without any of them (`{NO_EXPERTS}`) the perplexity is {alone['perplexity']:.2f} instead of {base['perplexity']:.2f},
 {percent(alone['perplexity_rise'], 0, True)}. *Of the experts* in the tables: what a policy loses, in nats a token, as a share of that on the same text.
@@ -182,7 +192,8 @@ with λ 0.1 and 0.2.
 *Misses gone*: against original routing with LRU and a cache of the same size. *Choices changed*: the model's own choices that did not run.
 *Lifetime*: tokens from an expert's entry to its eviction, on average; stays that a window's end cuts off count as far as they got. It is about the size of the
 cache by the misses of a layer and token: the same fact, told in tokens. *Rise*: of perplexity above original routing on the same windows, in brackets its 95 %
-interval by paired bootstrap over windows (expanded percentiles). Where a section says "the first tokens", they are easier than the text as a whole: compare within a table."""
+interval by paired bootstrap over blocks of neighbouring windows, which are alike (expanded percentiles); between two policies, and behind the first tokens of long
+windows, Student's t over such blocks. Where a section says "the first tokens", they are easier than the text as a whole: compare within a table."""
 
 
 def speed_in_short(found):
@@ -263,15 +274,16 @@ def paper_part(found, facts):
         ("paper, Qwen1.5-MoE-A2.7B", "35 %", "16 %", "26 → 58", "about +0.5 %", "not told"),
         ("this model", percent(base["miss_rate"]), percent(row["miss_rate"]), lifetime, rise(row), of_experts(found, row)),
     ]
+    seeded = f"""
+
+The equal LRU rate confirms nothing: the routers were seeded to miss about that often ([training/README.md](../training/README.md)). What leaning saves and costs was
+not tuned for. The prices compare only roughly: the paper does not tell its λ there, and a routed choice weighs less here (4 experts of 32 neurons beside a
+shared one of 768; there 4 of 1,408 beside 5,632).""" if found["demo"] else ""
     return f"""## Beside the paper
 
 arXiv 2412.00099 on WikiText-2, half cached, J = 2; here λ = 0.2:
 
-{table(["model", "LRU misses", "cache-prior misses", "lifetime", "perplexity", "of the experts"], body)}
-
-The equal LRU rate confirms nothing: the routers were seeded to miss about that often ([training/README.md](../training/README.md)). What leaning saves and costs was
-not tuned for. The prices compare only roughly: the paper does not tell its λ there, and a routed choice weighs less here (4 experts of 32 neurons beside a
-shared one of 768; there 4 of 1,408 beside 5,632)."""
+{table(["model", "LRU misses", "cache-prior misses", "lifetime", "perplexity", "of the experts"], body)}{seeded}"""
 
 
 def divergence_part(found, facts):
@@ -354,7 +366,7 @@ How many of the model's strongest choices always run, with cache-prior at λ = 0
 {policies(found, [base, *(by_j[j] for j in sorted(by_j))])}
 
 {"; ".join(lines)}. J = {k} {"is original routing to the last bit, as it must be" if same else "differs from original routing, which it must not"}.
-Most of what a small J costs is the price of one layer: [Which layers](#which-layers)."""
+In which layers leaning costs: [Which layers](#which-layers)."""
 
 
 def evictions_part(found, facts):
@@ -451,7 +463,7 @@ On routing that other engines recorded of full-size models (one prompt and its a
 
 {table(["model", "cached", *names], body)}
 
-Against LRU the misses change there by {" and by ".join(f"{percent(min(change), 0, True)} to {percent(max(change), 0, True)} (`{name}`)" for name, change in changes.items())}: what `lfu` saves on the demo model
+Against LRU the misses change there by {" and by ".join(f"{percent(min(change), 0, True)} to {percent(max(change), 0, True)} (`{name}`)" for name, change in changes.items())}: what `lfu` saves on this page's model
 is no promise for others, and LRU stays the default."""
 
 
@@ -524,7 +536,7 @@ The paper touches a token's experts strongest first, so that the weakest ends mo
 
 {table(["routing", "misses, strong first", "misses, weak first", "rise, of the experts, strong first", "weak first"], body)}
 
-Weak first changes misses by {", ".join(changes)} points: too little to matter."""
+Weak first changes misses by {", ".join(changes)} points."""
 
 
 def start_part(found, facts):
@@ -547,7 +559,7 @@ points of that, one drawn by chance {gain("start-random"):.2f}."""
 
 
 def behind_the_first(found, routing):
-    """The rise of perplexity behind the first tokens of long windows, with its 95 % interval (normal, over windows). What the first tokens
+    """The rise of perplexity behind the first tokens of long windows, with its 95 % interval. What the first tokens
     of a long window cost is what a short window costs that begins there."""
     short, long, each = found["window_nll"], found["long_nll"], LONG_WINDOW // WINDOW
     parts = zip(long[routing], long["original"], short[routing][::each], short["original"][::each])
@@ -572,12 +584,11 @@ def long_part(found, facts):
     drift = "no drift shows" if interval["low"] <= first["perplexity_rise"] else "there is drift"
     return f"""## Long texts
 
-Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. {policy['tokens']:,} tokens of the test text; the model was distilled on
-sequences of 512.
+Windows of {LONG_WINDOW:,} tokens instead of {WINDOW:,}: the cache lives on, and so would any drift. {policy['tokens']:,} tokens of the test text{"; the model was distilled on sequences of 512" if found["demo"] else ""}.
 
 {table(["routing", "perplexity, 1,024", "4,096", "rise (95 %), 1,024", "4,096", "misses, 1,024", "4,096"], body)}
 
-Behind the first {WINDOW:,} tokens of the long windows `fast` costs {percent(late, 2, True)} ({span(interval, sign=True)}, normal over windows), in short windows {percent(first['perplexity_rise'], 2, True)}: {drift}."""
+Behind the first {WINDOW:,} tokens of the long windows `fast` costs {percent(late, 2, True)} ({span(interval, sign=True)}), in short windows {percent(first['perplexity_rise'], 2, True)}: {drift}."""
 
 
 def difference(comparison):
@@ -708,7 +719,7 @@ def speed_part(found, facts):
         above = slow["policy"]["bound_share"] > 1
         held = f"""
 
-Flash is fast here for so slow a processor (the table has both): the fewer bytes a second, the more it matters what is read. The last rows: half of the experts cached, all reads of the
+The fewer bytes a second flash gives, the more it matters what is read. The last rows: half of the experts cached, all reads of the
 process held to {slow['megabytes']} MB/s by the system (3 rounds). `{pick['routing']}` {faster(slow)}""" + (
             " More than the bound is possible there: the system holds\nthe mean, and what is not read while the processor computes may be read faster afterwards; a real device of that rate gives no such credit." if above else ""
         )

@@ -342,8 +342,10 @@ def main():
     parser.add_argument("--shape", help="file that `moce bench --shape qwen1.5-moe-a2.7b` made: speed is measured too")
     parser.add_argument("--slow-flash", type=int, metavar="MB", help="speed once more, with reads held to so many megabytes a second; needs root")
     parser.add_argument("--llama-cpp", help="folder that holds a built llama-bench: measured beside it; needs root (bench/oracles/README.md)")
-    parser.add_argument("--page", default=REPOSITORY / "docs" / "RESULTS.md", help="the page to write")
+    parser.add_argument("--page", help="the page to write (default: docs/RESULTS.md, which is the demo model's)")
     arguments = parser.parse_args()
+    if arguments.model and not arguments.page:
+        parser.error("MODEL also takes --page: docs/RESULTS.md is of the demo model")
     if arguments.limit < 16384:
         parser.error("--limit of at least 16384 tokens: intervals need windows")
     if arguments.quoted is not None and arguments.quoted < arguments.limit:
@@ -355,7 +357,7 @@ def main():
         arguments.shape = str(pathlib.Path(arguments.shape).resolve())
     study = Study(arguments)
     found = quality(study)
-    found["quoted"] = arguments.quoted
+    found["quoted"], found["demo"] = arguments.quoted, arguments.model is None
     on_trace = (None, None) if "evictions" in left_out else simulated(study, found["main"][0]["tokens"])
     found["simulated"], found["evictions"] = on_trace
     found["public"] = None if "evictions" in left_out else public_traces(study)
@@ -367,7 +369,7 @@ def main():
     if found["tasks"]:
         found["mmlu-letters"] = letters(study)
     found["speed"] = speed(study, page.dearest(found)) if arguments.shape else None
-    target = pathlib.Path(arguments.page)
+    target = pathlib.Path(arguments.page or REPOSITORY / "docs" / "RESULTS.md")
     plots = target.parent / "images"
     plots.mkdir(parents=True, exist_ok=True)
     for sweep, plot in (("pareto", "pareto"), ("main", "layers")):

@@ -2,7 +2,9 @@
 
 use crate::{Error, Spread};
 use moce_engine::routing::{Counts, RoutingOptions, ScoreReplay};
-use moce_engine::{Engine, GenerateOptions, Generation, PhaseReport, Sampler, SamplerOptions, Session, generate};
+use moce_engine::{
+    Engine, GenerateOptions, Generation, PhaseReport, Sampler, SamplerOptions, Session, StopReason, generate,
+};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -50,25 +52,27 @@ pub struct PhaseSpeed {
     pub flash_bytes_per_token: f64,
     /// Share of the time in which computing waited for flash.
     pub waiting_share: f64,
-    /// Bytes a second while demand reads were on the device; 0 where there were none.
+    /// Bytes a second of demand reads while such were on the device; 0 where there were none.
     pub flash_rate: f64,
 }
 
 /// Runs `options.rounds` rounds and gives a report for each routing. A round has all of them in turn: what a shared machine does to one
-/// it does to the others. `progress` is called before each round with its number.
+/// it does to the others. `progress` is called before each round with its number, `interrupted` asked after each chunk of a prompt and each
+/// token.
 ///
 /// # Errors
-/// Prompt and generation do not fit the context, or a step fails.
+/// Prompt and generation do not fit the context, a step fails, `progress` ends the work, or it was `interrupted`.
 pub fn bench(
     engine: &Arc<Engine>,
     options: &BenchOptions,
+    interrupted: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<BenchReport>, Error> {
     let generation = GenerateOptions { max_tokens: options.tokens + 1, ignore_end: true, ..GenerateOptions::default() };
     let sampling = SamplerOptions { seed: options.seed, ..SamplerOptions::default() };
     let mut rounds = vec![Vec::with_capacity(options.rounds); options.routings.len()];
     for round in 0..options.rounds.max(1) {
-        if progress(round).is_break() {
+        if progress(round).is_break() || interrupted() {
             return Err(Error::Interrupted);
         }
         for (routing, rounds) in options.routings.iter().zip(&mut rounds) {
@@ -77,9 +81,16 @@ pub fn bench(
                 session.replay_scores(Arc::clone(replay))?;
             }
             let mut sampler = Sampler::new(sampling.clone(), engine.hyperparameters().vocabulary)?;
-            rounds.push(generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| {
-                ControlFlow::Continue(())
-            })?);
+            let generated =
+                generate(&mut session, &mut sampler, &options.prompt, &generation, &mut |_| match interrupted() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })?;
+            // Also behind the last token, where `generate` no longer listens: half a bench is none.
+            if generated.stop_reason == StopReason::Cancelled || interrupted() {
+                return Err(Error::Interrupted);
+            }
+            rounds.push(generated);
         }
     }
     let report = |rounds: &Vec<Generation>| BenchReport {
@@ -95,6 +106,7 @@ impl PhaseSpeed {
         rounds.clone().for_each(|round| counts += round.counts);
         let sum = |part: fn(&PhaseReport) -> f64| rounds.clone().map(part).sum::<f64>();
         let bytes = sum(|round| round.traffic.flash_bytes as f64);
+        let demanded = sum(|round| round.traffic.demand_bytes as f64);
         let busy = sum(|round| round.traffic.flash_busy.as_secs_f64());
         PhaseSpeed {
             tokens: rounds.clone().next().map_or(0, |round| round.tokens),
@@ -103,7 +115,7 @@ impl PhaseSpeed {
             changed_share: counts.changed_share(),
             flash_bytes_per_token: bytes / sum(|round| round.tokens as f64).max(1.0),
             waiting_share: sum(|round| round.traffic.waited.as_secs_f64()) / sum(|round| round.time.as_secs_f64()),
-            flash_rate: if busy > 0.0 { bytes / busy } else { 0.0 },
+            flash_rate: if busy > 0.0 { demanded / busy } else { 0.0 },
         }
     }
 
@@ -111,5 +123,42 @@ impl PhaseSpeed {
     pub fn mean_burst(&self, experts_per_token: usize) -> f64 {
         let any = 1.0 - (1.0 - self.miss_rate).powi(experts_per_token as i32);
         if any > 0.0 { experts_per_token as f64 * self.miss_rate / any } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moce_engine::{Budget, EngineOptions};
+    use moce_testkit::TinyModel;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_interruption_does_not_wait_for_the_end_of_a_round() {
+        let TinyModel { gguf, tokens, .. } = TinyModel::open("qwen2moe");
+        let options = EngineOptions { memory: Budget::All, ..EngineOptions::default() };
+        let engine = Arc::new(Engine::load(&gguf, &options).unwrap());
+        let options = BenchOptions {
+            prompt: tokens[..4].to_vec(),
+            tokens: 8,
+            rounds: 1,
+            routings: vec![engine.routing().clone()],
+            replay: None,
+            seed: 1,
+        };
+        let measure = |at: usize| {
+            let asked = Cell::new(0);
+            let interrupted = || asked.replace(asked.get() + 1) + 1 >= at;
+            let measured = bench(&engine, &options, &interrupted, &mut |_| ControlFlow::Continue(()));
+            (measured, asked.get())
+        };
+        let (whole, all) = measure(usize::MAX);
+        assert!(whole.is_ok() && all > options.tokens, "asked {all} times");
+        for at in 1..=all {
+            let (broken_off, asked) = measure(at);
+            assert!(matches!(broken_off, Err(Error::Interrupted)), "{at}");
+            // The answer behind the last token comes late.
+            assert!(asked <= at + 1, "{at}: asked {asked} times");
+        }
     }
 }

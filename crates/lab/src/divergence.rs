@@ -10,10 +10,11 @@ use moce_engine::routing::{Policy, RoutingOptions};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Logits kept between the two passes take about so much.
-const KEPT_BYTES: usize = 16 << 20;
+/// Most that a comparison with original routing takes beside its session, for the logits kept between the two passes: to be reserved in the
+/// engine's memory plan (`EngineOptions::reserve`).
+pub const KEPT_LOGITS_BYTES: usize = 16 << 20;
 
-/// A policy beside original routing on the same text; intervals are at 95 %, by paired bootstrap over windows, and absent where there
+/// A policy beside original routing on the same text; intervals are at 95 %, by paired bootstrap over blocks of windows, and absent where there
 /// are too few.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -61,7 +62,7 @@ impl Reference {
         let capacity: Vec<usize> = (0..routing.layer_count()).map(|layer| routing.shape(layer).capacity).collect();
         Ok(Reference {
             session: Session::with_routing(session.engine(), &options, &capacity)?,
-            rows: (KEPT_BYTES / size_of_val(session.logits())).clamp(1, session.engine().chunk()),
+            rows: (KEPT_LOGITS_BYTES / size_of_val(session.logits())).clamp(1, session.engine().chunk()),
             kept: Vec::new(),
             kl: Vec::new(),
             agreements: Vec::new(),

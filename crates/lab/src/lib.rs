@@ -30,7 +30,7 @@ mod traces;
 mod tune;
 
 pub use bench::{BenchOptions, BenchReport, PhaseSpeed, bench};
-pub use divergence::DivergenceReport;
+pub use divergence::{DivergenceReport, KEPT_LOGITS_BYTES};
 pub use error::Error;
 pub use grid::parse_grid;
 pub use perplexity::{LayerReport, PerplexityOptions, PerplexityReport, perplexity, perplexity_in};

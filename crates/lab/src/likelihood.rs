@@ -52,7 +52,7 @@ impl PerplexityRise {
         self.of(0..self.differences.len())
     }
 
-    /// The 95 % interval, by paired bootstrap over windows; `None` where there are too few.
+    /// The 95 % interval, by paired bootstrap over blocks of windows; `None` where there are too few.
     pub(crate) fn interval(&self) -> Option<Interval> {
         bootstrap(self.differences.len(), |sample| self.of(sample.iter().copied()))
     }

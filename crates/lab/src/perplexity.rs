@@ -23,7 +23,7 @@ pub struct PerplexityOptions {
     pub limit: Option<usize>,
     /// Puts the BOS token in front of every window.
     pub bos: bool,
-    /// Runs original routing along and compares.
+    /// Runs original routing along and compares: in a second session, for which the engine must have room.
     pub kl: bool,
 }
 

@@ -46,38 +46,51 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// The fewest units (windows) that tell something of the spread. No resample leaves the range of what was seen: in simulations with normal
-/// values the interval holds the true mean in 93 % of the cases from eight units, 86 % from four, 49 % from two.
+/// The fewest units (windows) that tell something of the spread.
 pub(crate) const LEAST_UNITS: usize = 8;
 
-/// Bootstrap over `units` (windows): `statistic` gets the indices of a sample drawn with replacement, as many as there are units. Paired, if
-/// it compares two runs on the same units. `None` for fewer than eight.
+/// Bootstrap over `units` (windows of a text, in order): `statistic` gets the indices of a sample drawn with replacement, as many as there are
+/// units. Paired, if it compares two runs on the same units. `None` for fewer than eight.
 ///
+/// Windows beside each other are of one subject and alike, so blocks of neighbours are drawn, as many together as the cube root of the units
+/// (circular block bootstrap: Politis and Romano 1992; the length: Hall, Horowitz and Jing, Biometrika 82, 1995).
 /// The interval is the expanded percentile interval (Hesterberg, *What Teachers Should Know About the Bootstrap*, The American Statistician 69,
-/// 2015): resamples of few units vary too little, by √((n-1)/n) and the tails of Student's t, so it holds somewhat more than the middle 95 %
-/// of what the statistic returns; 97.3 % for 16 units, 95.1 % for 300.
+/// 2015): resamples of few blocks vary too little, by √((n-1)/n) and the tails of Student's t, so it holds somewhat more than the middle 95 %
+/// of what the statistic returns; 98.9 % for 16 units, 95.8 % for 300.
+///
+/// In simulations it holds the true mean of normal values in 95 to 97 % of the cases where they are independent, and where a value is
+/// correlated by 0.46 with the one before, as KL from window to window is, in 83 % from eight units, 88 % from 16, 92 % from 300; without blocks
+/// in 73 to 79 %.
 pub fn bootstrap(units: usize, mut statistic: impl FnMut(&[usize]) -> f64) -> Option<Interval> {
     if units < LEAST_UNITS {
         return None;
     }
+    let block = block_length(units);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let mut sample = vec![0; units];
     let mut values: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            // Multiply and shift: the bias is below units / 2^64.
-            sample.fill_with(|| ((u128::from(random.next_u64()) * units as u128) >> 64) as usize);
+            for neighbours in sample.chunks_mut(block) {
+                // Multiply and shift: the bias is below units / 2^64.
+                let first = ((u128::from(random.next_u64()) * units as u128) >> 64) as usize;
+                (first..).zip(neighbours).for_each(|(index, unit)| *unit = index % units);
+            }
             statistic(&sample)
         })
         .collect();
     values.sort_by(f64::total_cmp);
-    let tail = tail_of_percentiles(units);
+    let tail = tail_of_percentiles(units as f64 / block as f64);
     Some(Interval { low: quantile(&values, tail), high: quantile(&values, 1.0 - tail) })
 }
 
-/// The share of resamples that the expanded percentile interval leaves out on each side.
-fn tail_of_percentiles(units: usize) -> f64 {
-    let n = units as f64;
-    let student = StudentsT::new(0.0, 1.0, n - 1.0).expect("eight units at least").inverse_cdf(0.975);
+/// Units that are drawn together: the cube root, rounded down.
+fn block_length(units: usize) -> usize {
+    (1..=units).take_while(|length| length.pow(3) <= units).count()
+}
+
+/// The share of resamples of `n` independent parts that the expanded percentile interval leaves out on each side.
+fn tail_of_percentiles(n: f64) -> f64 {
+    let student = StudentsT::new(0.0, 1.0, n - 1.0).expect("four blocks at least").inverse_cdf(0.975);
     Normal::standard().cdf(-student * (n / (n - 1.0)).sqrt())
 }
 
@@ -147,27 +160,37 @@ mod tests {
 
     #[test]
     fn bootstrap_of_a_mean_agrees_with_its_standard_error() {
-        // 400 values with mean 0.5 and variance 1/12: the interval is 0.5 ± 1.96 · sqrt(1/12/400).
-        let values: Vec<f64> = (0..400).map(|index| (f64::from(index) + 0.5) / 400.0).collect();
+        // 400 values with mean 0.5 and variance 1/12: the interval is 0.5 ± 1.96 · sqrt(1/12/400), a little more for 57 blocks.
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut values: Vec<f64> = (0..400).map(|index| (f64::from(index) + 0.5) / 400.0).collect();
+        for last in (1..400).rev() {
+            values.swap(last, random.next_u64() as usize % (last + 1));
+        }
         let mean = |sample: &[usize]| sample.iter().map(|&index| values[index]).sum::<f64>() / 400.0;
         let interval = bootstrap(400, mean).unwrap();
         let half = NORMAL_QUANTILE * (1.0f64 / 12.0 / 400.0).sqrt();
-        close(interval.low, 0.5 - half, 0.05 * half);
-        close(interval.high, 0.5 + half, 0.05 * half);
+        close(interval.low, 0.5 - half, 0.15 * half);
+        close(interval.high, 0.5 + half, 0.15 * half);
         assert_eq!(Some(interval), bootstrap(400, mean), "the same measurements give the same interval");
+        // Each of 100 values four times in a row, in blocks of seven: of the doubled width (that of 100 values) 1.8 times is seen.
+        let alike = |sample: &[usize]| sample.iter().map(|&index| values[index / 4 * 4]).sum::<f64>() / 400.0;
+        let wide = bootstrap(400, alike).unwrap();
+        close((wide.high - wide.low) / (interval.high - interval.low), 1.8, 0.3);
     }
 
     #[test]
     fn few_units_widen_the_interval_as_students_t_does() {
-        // Of 8 normal values the 95 % interval of the mean is ± 2.3646 standard errors; a plain percentile bootstrap gives 1.96 · √(7/8).
-        let values = [-1.434, -0.8524, -0.4728, -0.1525, 0.1525, 0.4728, 0.8524, 1.434];
-        let mean = |sample: &[usize]| sample.iter().map(|&index| values[index]).sum::<f64>() / 8.0;
-        let error = (values.iter().map(|value| value * value).sum::<f64>() / 7.0 / 8.0).sqrt();
-        let interval = bootstrap(8, mean).unwrap();
-        close(interval.high, 2.3646 * error, 0.15 * error);
-        close(interval.low, -2.3646 * error, 0.15 * error);
-        close(tail_of_percentiles(16), 0.0138, 1e-4);
-        close(tail_of_percentiles(300), 0.0243, 1e-4);
+        // Eight pairs of equal values are eight blocks' worth: of 8 normal values the 95 % interval of the mean is ± 2.3646 standard errors.
+        // Half of the blocks of two lie across two pairs and vary less: of these values the 16 blocks' means say 0.782 of it.
+        let values = [0.1525, -1.434, 0.8524, -0.4728, 1.434, -0.1525, 0.4728, -0.8524];
+        let mean = |sample: &[usize]| sample.iter().map(|&index| values[index / 2]).sum::<f64>() / 16.0;
+        let error = (values.iter().map(|value: &f64| value * value).sum::<f64>() / 7.0 / 8.0).sqrt();
+        let interval = bootstrap(16, mean).unwrap();
+        close(interval.high, 2.3646 * 0.782 * error, 0.15 * error);
+        close(interval.low, -2.3646 * 0.782 * error, 0.15 * error);
+        close(tail_of_percentiles(16.0), 0.0138, 1e-4);
+        close(tail_of_percentiles(300.0), 0.0243, 1e-4);
+        assert_eq!([8, 26, 27, 296, 343].map(block_length), [2, 2, 3, 6, 7]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn open(policy: &str) -> Arc<Engine> {
     let options = EngineOptions {
         cpu: CpuOptions { threads: Some(1), ..CpuOptions::default() },
         capacity: Some(Capacity::Share(0.5)),
+        sessions: 2,
         routing: RoutingOptions { prompt_policy: policy.clone(), policy, ..RoutingOptions::default() },
         chunk: Some(7), // so that windows are scored in pieces
         logit_rows: 3,

@@ -50,7 +50,10 @@ fn generated_answers_are_those_of_the_harness() {
     let rows = fixture["gsm8k"].as_array().unwrap();
     let mut task = TaskSource::Gsm8k(folder).read(&Shots::default(), None).unwrap();
     task.limit(rows.len());
-    for (outcome, row) in ask(&engine, &task, &|_| true).into_iter().zip(rows) {
+    let outcomes = ask(&engine, &task, &|_| true);
+    assert!(!rows.is_empty());
+    assert_eq!(outcomes.len(), rows.len());
+    for (outcome, row) in outcomes.into_iter().zip(rows) {
         let OutcomeAnswer::Text { text, strict, flexible } = outcome.answer else { panic!("no text") };
         assert_eq!(row["text"], text, "question {}", outcome.question);
         assert_eq!((&row["strict"], &row["flexible"]), (&Json::from(strict), &Json::from(flexible)));

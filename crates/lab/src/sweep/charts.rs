@@ -2,6 +2,7 @@
 
 use super::store::CellResult;
 use super::summary::CellSummary;
+use crate::PerplexityReport;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::collections::BTreeMap;
@@ -88,12 +89,14 @@ pub(super) fn pareto(rows: &[&CellSummary], across: Across) -> Option<String> {
     })
 }
 
-/// Misses by layer: a row for each cell, a column for each layer, dark where much is missed.
+/// Misses by layer as a share of tokens · K: a row for each cell, a column for each layer, dark where much is missed.
 pub(super) fn heat_map(results: &[&CellResult]) -> Option<String> {
     let layers = results.first()?.report.per_layer.len();
     let share = |row: usize, layer: usize| {
-        let layer = &results[row].report.per_layer[layer];
-        layer.misses as f64 / (layer.hits + layer.misses).max(1) as f64
+        let PerplexityReport { per_layer, miss_rate, .. } = &results[row].report;
+        let misses: u64 = per_layer.iter().map(|layer| layer.misses).sum();
+        // The report's rate is of all layers together; policies that run fewer experts are measured by all choices, too.
+        per_layer[layer].misses as f64 / misses.max(1) as f64 * miss_rate * layers as f64
     };
     let names: Vec<String> = results.iter().map(|result| result.report.routing.clone()).collect();
     matrix(&names, layers, "layer", share)

@@ -25,11 +25,11 @@ pub struct CellSummary {
     pub perplexity: f64,
     /// Above the original's, as a share; `None` where the original has not been run.
     pub perplexity_rise: Option<f64>,
-    /// The 95 % interval of that, by paired bootstrap over windows.
+    /// The 95 % interval of that, by paired bootstrap over blocks of windows.
     pub perplexity_rise_interval: Option<Interval>,
     /// Mean of D(original ‖ policy), in nats a token, where original routing ran along.
     pub kl_mean: Option<f64>,
-    /// The 95 % interval of that, by bootstrap over windows.
+    /// The 95 % interval of that, by bootstrap over blocks of windows.
     pub kl_interval: Option<Interval>,
     /// Share of the tokens where both find the same token likeliest, likewise.
     pub top1_agreement: Option<f64>,

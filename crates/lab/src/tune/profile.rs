@@ -50,7 +50,7 @@ pub struct Measured {
     pub tokens: usize,
     /// Perplexity above original routing, as a share.
     pub perplexity_rise: f64,
-    /// The upper end of its 95 % interval, by paired bootstrap over windows.
+    /// The upper end of its 95 % interval, by paired bootstrap over blocks of windows.
     pub perplexity_rise_upper: f64,
     /// Misses, as a share of the choices.
     pub miss_rate: f64,
