@@ -8,9 +8,9 @@ pub(crate) const EXIT_STATUS: u8 = 130;
 
 static HAPPENED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C is noted instead of ending the program.
+/// From now on Ctrl-C is noted instead of ending the program. A second call changes nothing.
 pub(crate) fn listen() {
-    // Fails only if a handler exists already; then the default stays, which is to end.
+    // Fails where it listens already, and where the system refuses: then the default stays, which is to end.
     let _ = ctrlc::set_handler(|| {
         if HAPPENED.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_STATUS.into());

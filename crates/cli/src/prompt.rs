@@ -3,11 +3,15 @@
 use crate::commands::run::Run;
 use crate::model_path::read_text;
 use crate::report;
+use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 
 /// Shows the model at work where no prompt is given.
 pub(crate) const BUILT_IN: &str = "Once upon a time, in a small village by the sea, there lived";
+
+/// The longest tokens of usual vocabularies have some hundreds of bytes: no text with more a position fits a context.
+const MOST_TOKEN_BYTES: usize = 1024;
 
 /// How long standard input may stay silent before we say that we wait for it.
 const SILENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -22,13 +26,20 @@ pub(crate) fn given(arguments: &Run) -> anyhow::Result<Option<String>> {
 }
 
 /// The prompt of standard input, where that is no terminal. As every filter does, this waits for a pipe however long its writer takes;
-/// one without content, or /dev/null, is no prompt.
-pub(crate) fn from_standard_input() -> anyhow::Result<Option<String>> {
+/// one without content, or /dev/null, is no prompt, and no more is read than could fit a context of so many tokens.
+pub(crate) fn from_standard_input(context: usize) -> anyhow::Result<Option<String>> {
     if std::io::stdin().is_terminal() {
         return Ok(None);
     }
     say_if_silent();
-    Ok(Some(read_text("-".as_ref())?).filter(|text| !text.is_empty()))
+    let most = context.saturating_mul(MOST_TOKEN_BYTES);
+    let mut bytes = Vec::new();
+    std::io::stdin().take(most as u64 + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    if bytes.len() > most {
+        bail!("standard input does not end within what a context of {context} tokens can hold");
+    }
+    let text = String::from_utf8(bytes).context("cannot read standard input as UTF-8 text")?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// Says what we wait for where nothing comes: whoever started us may have left a pipe open that nobody writes to. With `--quiet` too, or

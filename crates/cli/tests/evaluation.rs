@@ -94,6 +94,8 @@ fn what_is_no_task_is_refused() {
     assert!(refused(&["eval", "mmlu", &model()], 2).contains("--data"));
     let said = refused(&["eval", "mmlu", &model(), "--data", "nosuch"], 1);
     assert!(said.contains("nosuch") && said.contains("SUBJECT_test.csv"), "{said}");
+    let said = refused(&["eval", "mmlu", &model(), "--data", "nosuch", "--shots", "none.jsonl"], 1);
+    assert!(said.contains("--shots none.jsonl: ") && !said.contains("--data"), "{said}");
     let folder = tempfile::tempdir().unwrap();
     let questions = folder.path().join("questions.jsonl");
     std::fs::write(&questions, QUESTIONS).unwrap();

@@ -130,14 +130,15 @@ fn something_turns_up(folder: &Path, child: &mut Child) -> bool {
 #[test]
 fn a_kill_while_a_cache_state_is_written_leaves_a_whole_one_or_none() {
     let mut written = 0;
-    for round in 0..6_u32 {
+    // Writing takes about a millisecond; after the last of these times it is done.
+    let delays = [0, 150, 300, 450, 600, 750, 2_000_000].map(Duration::from_micros);
+    for delay in delays {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state.json");
         let mut command = moce(&["run", "-q", "-n", "1", "-p", "Hello", "--cache-state"]);
         let mut child = command.arg(&state).stdout(Stdio::null()).spawn().unwrap();
         assert!(something_turns_up(folder.path(), &mut child), "{}", errors(&mut child));
-        // Writing takes about a millisecond.
-        std::thread::sleep(Duration::from_micros(150) * round);
+        std::thread::sleep(delay);
         let _ = child.kill();
         child.wait().unwrap();
         if state.exists() {
@@ -146,7 +147,67 @@ fn a_kill_while_a_cache_state_is_written_leaves_a_whole_one_or_none() {
             written += 1;
         }
     }
-    println!("{written} of 6 were written before the kill");
+    println!("{written} of {} were written before the kill", delays.len());
+    assert!(written > 0, "no state was ever written");
+}
+
+/// What was measured is printed even if its record does not get its name.
+#[test]
+fn a_record_whose_name_is_taken_meanwhile_costs_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "the cat sat on the mat and looked at the sea ".repeat(150);
+    let file = folder.path().join("text");
+    std::fs::write(&file, &text).unwrap();
+    for (arguments, field) in [
+        (&["logits", "-p", &text][..], "logits"),
+        (&["perplexity", "--window", "300", "-f", file.to_str().unwrap()], "perplexity"),
+    ] {
+        let records = tempfile::tempdir().unwrap();
+        let record = records.path().join("record.trace");
+        let mut command = moce(&[arguments, &["-q", "--json", "--record-routing"]].concat());
+        let mut child = command.arg(&record).spawn().unwrap();
+        assert!(something_turns_up(records.path(), &mut child), "{}", errors(&mut child));
+        std::fs::write(&record, "precious").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("record.trace") && said.contains("exists"), "{said}");
+        assert!(!serde_json::from_slice::<Value>(&output.stdout).unwrap()[field].is_null());
+        assert_eq!(std::fs::read(&record).unwrap(), b"precious");
+    }
+}
+
+/// A sweep keeps the cells that it has finished, and says so.
+#[test]
+fn an_interrupted_sweep_says_that_it_can_go_on() {
+    let (folder, cells) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let text = folder.path().join("text");
+    std::fs::write(&text, "the cat sat on the mat and looked at the sea ".repeat(5_000)).unwrap();
+    let mut command = moce(&["sweep", "-q", "--json", "--window", "32", "--routing-grid", "original", "-f"]);
+    let mut child = command.arg(&text).arg("-o").arg(cells.path()).spawn().unwrap();
+    assert!(something_turns_up(cells.path(), &mut child), "{}", errors(&mut child));
+    send(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(output.stdout.is_empty() && said.contains("the same command goes on"), "{said}");
+}
+
+/// A round of 4,000 tokens takes far longer than the test waits.
+#[test]
+fn an_interrupted_bench_ends_within_a_round_and_prints_nothing() {
+    let mut command = moce(&["bench", "--json", "--rounds", "1", "--prompt-tokens", "8", "-n", "4000"]);
+    let mut child = command.spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    // The line at the start: from then on it listens, and soon measures.
+    let mut said = String::new();
+    assert!(errors.read_line(&mut said).unwrap() > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    send(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    errors.read_to_string(&mut said).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(output.stdout.is_empty() && said.contains("interrupted"), "{said}");
 }
 
 #[test]

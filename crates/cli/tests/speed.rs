@@ -37,6 +37,9 @@ fn a_plan_adds_up_and_says_how_fast_it_will_be() {
     // A slower flash makes slower text; people get the same figures as a table and a word.
     let slow = stdout(&["plan", "--memory", "190MiB", "--flash-bandwidth", "1MB", "--miss-rate", "50%"]);
     assert!(slow.contains("expert slots") && slow.contains("verdict: slow"), "{slow}");
+    // What a policy would miss is not known.
+    let policy = stdout(&["plan", "--memory", "190MiB", "--flash-bandwidth", "1GB", "--routing", "fast"]);
+    assert!(policy.contains("generation with original routing") && !slow.contains("original routing"), "{policy}");
     assert!(refused(&["plan", "--memory", "20MiB"], 1).contains("needs at least"));
     assert!(refused(&["plan", "--miss-rate", "101%"], 2).contains("0 % to 100 %"));
 }

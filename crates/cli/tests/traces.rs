@@ -55,7 +55,10 @@ fn a_lossy_run_is_repeated_from_its_record() {
     assert!(other.contains("same text"), "{other}");
     let exists = refused(folder, &["logits", "-q", "-p", "x", "--record-routing", "@run.trace"], 1);
     assert!(exists.contains("run.trace") && exists.contains("exists"), "{exists}");
-    refused(folder, &[&run[..], &replay[..], &["--routing", "fast"]].concat(), 2);
+    for ignored in [["--routing", "fast"], ["--routing-prompt", "same"]] {
+        let said = refused(folder, &[&run[..8], &replay[..], &ignored].concat(), 2);
+        assert!(said.contains(ignored[0]), "{said}");
+    }
     let scores = refused(folder, &["simulate", "@run.trace", "--routing-grid", "max-rank"], 1);
     assert!(scores.contains("max-rank") && scores.contains("moce trace record"), "{scores}");
 }

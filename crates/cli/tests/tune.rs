@@ -76,6 +76,12 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert_eq!(speed, Some(200.0));
     assert_eq!(answer(&stdout(&[&run[..], &["--replay-routing", &trace]].concat())), (None, recorded));
 
+    let plan = ["plan", "--json", "--flash-bandwidth", "1GB", "--profile", &profile];
+    let plan: Value = serde_json::from_str(&stdout(&plan)).unwrap();
+    let predictions = plan["predictions"].as_array().unwrap();
+    let predicted = predictions[0]["miss_rate"].as_f64().unwrap();
+    assert!(predictions.len() == 1 && (predicted - number("miss_rate")).abs() < 1e-9, "{predictions:?}");
+
     let bench = ["bench", "-q", "--json", "--rounds", "1", "-n", "2", "--prompt-tokens", "8", "--profile", &profile];
     let bench: Value = serde_json::from_str(&stdout(&[&bench[..], &["--routing-grid", "original"]].concat())).unwrap();
     let cells = bench["cells"].as_array().unwrap();

@@ -14,7 +14,7 @@ pub(crate) struct Recording {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) record_routing: Option<PathBuf>,
     /// Choose experts exactly as in this record of the same model and text, instead of --routing
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "routing")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["routing", "routing_prompt"])]
     pub(crate) replay_routing: Option<PathBuf>,
 }
 

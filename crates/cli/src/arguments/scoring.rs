@@ -3,7 +3,7 @@
 use super::positive;
 use clap::Args;
 use moce_engine::EngineOptions;
-use moce_lab::PerplexityOptions;
+use moce_lab::{KEPT_LOGITS_BYTES, PerplexityOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct Scoring {
@@ -25,6 +25,9 @@ pub(crate) struct Scoring {
 pub(crate) const LOGIT_ROWS: usize = 64;
 
 impl Scoring {
+    /// The context length that [`Scoring::prepare`] asks for, for people.
+    pub(crate) const CONTEXT: &str = "a window, and its BOS with --bos";
+
     pub(crate) fn options(&self) -> PerplexityOptions {
         PerplexityOptions { window: self.window, limit: self.limit, bos: self.bos, kl: self.kl }
     }
@@ -33,7 +36,9 @@ impl Scoring {
     pub(crate) fn prepare(&self, engine: &mut EngineOptions) {
         engine.logit_rows = LOGIT_ROWS;
         engine.spare_slots = true;
-        engine.sessions = 1 + usize::from(self.kl);
+        if self.kl {
+            (engine.sessions, engine.reserve) = (2, KEPT_LOGITS_BYTES as u64);
+        }
         engine.context.get_or_insert(self.window + usize::from(self.bos));
     }
 }

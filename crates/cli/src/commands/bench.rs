@@ -4,7 +4,7 @@ use super::plan::{Machine, flash_rates};
 use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, apply_profile, cache_folder, parse_budget,
-    parse_capacity, parse_policies, positive,
+    parse_capacity, parse_policies, positive, with_default,
 };
 use crate::report::usage;
 use crate::{interrupt, model_path, report};
@@ -32,6 +32,7 @@ const CEILING_TIME: Duration = Duration::from_millis(500);
 const LARGEST_BURST: usize = 8;
 
 #[derive(Debug, Args)]
+#[command(mut_arg("ctx", |option| with_default(option, "prompt and answer, at least 1024, at most the model's")))]
 pub(crate) struct Bench {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath, conflicts_with = "shape")]
@@ -39,14 +40,22 @@ pub(crate) struct Bench {
     /// A model of this shape with random weights, made on this disk: qwen1.5-moe-a2.7b or mixtral-8x7b
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: Option<String>,
+    // Beside MODEL, with which --shape conflicts, clap waives `requires`: so each option of a shape conflicts with MODEL itself.
     /// The format of the shape's weights
-    #[arg(long, value_name = "TYPE", value_parser = parse_format, default_value = "q4_0", requires = "shape")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_parser = parse_format,
+        default_value = "q4_0",
+        requires = "shape",
+        conflicts_with = "model"
+    )]
     pub(crate) r#type: Format,
     /// Where the shape's file goes, and is found again [default: moce/shapes in the user's cache folder]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "shape")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "shape", conflicts_with = "model")]
     pub(crate) folder: Option<PathBuf>,
     /// Write large files without asking
-    #[arg(long)]
+    #[arg(long, requires = "shape", conflicts_with = "model")]
     pub(crate) yes: bool,
     /// What everything may take: sizes such as 3GiB, `auto` or `all`; several with commas
     #[arg(long, value_name = "SIZE,...", value_parser = parse_budget, value_delimiter = ',', default_value = "auto")]
@@ -86,11 +95,11 @@ pub(crate) struct Bench {
 }
 
 pub(crate) fn run(arguments: &Bench, global: &Global) -> anyhow::Result<()> {
-    interrupt::listen();
     let path = match &arguments.shape {
         Some(shape) => shape_file(shape, arguments, global)?,
         None => model_path::resolve(arguments.model.as_deref())?,
     };
+    interrupt::listen();
     let gguf = Gguf::open(&path)?;
     let architecture = packed::architecture(&gguf)?;
     let mut base =
@@ -184,12 +193,12 @@ fn measure(
     let bar = if show { ProgressBar::new(arguments.rounds as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{wide_bar} round {pos}/{len}")?);
     let mut flash = Ok(());
-    let measured = bench(engine, &options, &mut |round| {
+    let measured = bench(engine, &options, &interrupt::happened, &mut |round| {
         bar.set_position(round as u64);
         if let Some(ceilings) = &mut ceilings {
             flash = ceilings.measure_flash();
         }
-        if flash.is_err() || interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if flash.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     flash?;
@@ -226,6 +235,8 @@ fn shape_file(name: &str, arguments: &Bench, global: &Global) -> anyhow::Result<
     if synthetic.file_bytes() > LARGE_FILE_BYTES && !arguments.yes {
         confirm(&path, synthetic.file_bytes())?;
     }
+    // Not before the question, at which Ctrl-C is an answer.
+    interrupt::listen();
     let show = !global.quiet && report::stderr_is_interactive();
     let bar = if show { ProgressBar::new(synthetic.file_bytes()) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}  {eta} left")?);

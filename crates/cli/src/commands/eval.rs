@@ -158,11 +158,18 @@ fn read_task(arguments: &Eval) -> anyhow::Result<Task> {
         TaskSource::Gsm8k(_) => "--data is a folder with test.jsonl and train.jsonl, or one above it",
         _ => "a file of questions has one JSON object a line (docs/formats/evaluation.md)",
     };
-    let read = source.read(&shots, arguments.subjects.as_deref());
-    let mut task = match read {
-        Err(error @ moce_lab::Error::File { .. }) => return Err(error).context(expected),
-        read => read?,
+    let hint = |error: &moce_lab::Error| match error {
+        moce_lab::Error::File { path, .. } if arguments.shots.as_ref() == Some(path) => Some(format!(
+            "--shots {}: a file of examples has one JSON object a line (docs/formats/evaluation.md)",
+            path.display()
+        )),
+        moce_lab::Error::File { .. } => Some(expected.to_owned()),
+        _ => None,
     };
+    let mut task = source.read(&shots, arguments.subjects.as_deref()).map_err(|error| match hint(&error) {
+        Some(hint) => anyhow::Error::new(error).context(hint),
+        None => error.into(),
+    })?;
     if let Some(limit) = arguments.limit {
         task.limit(limit);
     }

@@ -1,7 +1,7 @@
 //! `moce logits`: what the model expects after a text.
 
 use super::{Setting, open_engine, write_json};
-use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, with_default};
 use crate::report;
 use clap::{Args, ValueHint};
 use moce_engine::Session;
@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+#[command(mut_arg("routing_prompt", |option| with_default(option, "same")))]
 pub(crate) struct Logits {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -44,12 +45,14 @@ struct Report<'a> {
 
 pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     let replay = arguments.recording.read()?;
-    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
+    // Every token is the prompt's: a policy that leaves them alone would do nothing.
+    let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
     let mut session = Session::new(&engine)?;
     let replayed_routing = arguments.recording.attach(replay, &mut session, global.quiet)?;
     session.prompt(&prompt)?;
-    arguments.recording.finish(&mut session)?;
+    // A record that cannot be completed costs no result.
+    let recorded = arguments.recording.finish(&mut session);
     let logits = session.logits();
     let mut output = std::io::stdout().lock();
     let counts = session.routing().total(Phase::Prompt);
@@ -66,7 +69,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
             logits,
         };
         write_json(&mut output, &report)?;
-        return Ok(());
+        return recorded;
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
@@ -88,5 +91,5 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
         let changed = 100.0 * counts.changed_share();
         report::say(report::dim(&format!("routing: {routing}, {changed:.1} % of the choices changed")));
     }
-    Ok(())
+    recorded
 }

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
 #[command(mut_arg("routing_prompt", |option| with_default(option, "same")))]
+#[command(mut_arg("ctx", |option| with_default(option, Scoring::CONTEXT)))]
 pub(crate) struct Perplexity {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -51,7 +52,8 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     })?;
     bar.finish_and_clear();
     report.replayed_routing = replayed;
-    arguments.recording.finish(&mut session)?;
+    // A record that cannot be completed costs no result.
+    let recorded = arguments.recording.finish(&mut session);
     if global.json {
         let options = arguments.scoring.options();
         let document =
@@ -60,7 +62,7 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     } else {
         print(&report)?;
     }
-    Ok(())
+    recorded
 }
 
 /// What `--json` prints.

@@ -22,6 +22,8 @@ const WEIGHTS_TIME: Duration = Duration::from_millis(200);
 const MEMORY_TIME: Duration = Duration::from_millis(25);
 
 #[derive(Debug, Args)]
+#[command(mut_arg("routing", |option| option.help("Which experts run; changes no line of the plan: speeds are predicted for original \
+    routing, unless --profile or --miss-rate says what misses")))]
 pub(crate) struct Plan {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -29,7 +31,8 @@ pub(crate) struct Plan {
     /// Bytes a second from flash, such as 1.5GB, instead of measuring
     #[arg(long, value_name = "SIZE", value_parser = size::parse_rate)]
     pub(crate) flash_bandwidth: Option<u64>,
-    /// Share of the choices that miss, such as 20%, if it is known [default: a band from trained routers to chance]
+    /// Share of the choices that miss, such as 20%, if it is known [default: what a profile measured, else a band from trained routers to
+    /// chance]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) miss_rate: Option<f64>,
     #[command(flatten)]
@@ -45,7 +48,12 @@ pub(crate) fn run(arguments: &Plan, global: &Global) -> anyhow::Result<()> {
     }
     let plan = Engine::plan_for(&gguf, &options)?;
     let machine = Machine::measure(&gguf, &options, plan.experts_per_token, arguments.flash_bandwidth)?;
-    let document = Document::new(&path.display().to_string(), &plan, machine, arguments.miss_rate);
+    let known = match (arguments.miss_rate, &profile) {
+        (Some(miss_rate), _) => Some(("as given", miss_rate)),
+        (None, Some(profile)) if plan.streams() => Some(("as the profile measured", profile.measured.miss_rate)),
+        _ => None,
+    };
+    let document = Document::new(&path.display().to_string(), &plan, machine, known);
     let mut output = std::io::stdout().lock();
     if global.json {
         write_json(&mut output, &document)?;
@@ -130,8 +138,8 @@ struct Prediction {
 }
 
 impl Document {
-    fn new(model: &str, plan: &MemoryPlan, machine: Option<Machine>, miss_rate: Option<f64>) -> Document {
-        let predictions = machine.as_ref().map_or(Vec::new(), |machine| predict(plan, &machine.rates, miss_rate));
+    fn new(model: &str, plan: &MemoryPlan, machine: Option<Machine>, known: Option<(&'static str, f64)>) -> Document {
+        let predictions = machine.as_ref().map_or(Vec::new(), |machine| predict(plan, &machine.rates, known));
         // With a band, the word is that of its middle.
         let middle = predictions.get(if predictions.len() > 1 { 2 } else { 0 });
         Document {
@@ -181,7 +189,8 @@ impl Document {
         let (experts, dense) = (rate(machine.rates.experts), rate(machine.rates.dense));
         let memory = rate(machine.rates.memory);
         writeln!(output, "  memory  {memory}  (through the kernels: experts {experts}, dense weights {dense})")?;
-        writeln!(output, "\ngeneration, expected in a short context")?;
+        let routing = if self.predictions.len() > 1 { " with original routing" } else { "" };
+        writeln!(output, "\ngeneration{routing}, expected in a short context")?;
         for prediction in &self.predictions {
             writeln!(
                 output,
@@ -208,15 +217,16 @@ impl Document {
     }
 }
 
-fn predict(plan: &MemoryPlan, rates: &MachineRates, miss_rate: Option<f64>) -> Vec<Prediction> {
+/// One prediction where the miss rate is `known`, from where the text says, or there is nothing to miss; else a band for original routing.
+fn predict(plan: &MemoryPlan, rates: &MachineRates, known: Option<(&'static str, f64)>) -> Vec<Prediction> {
     let prediction = |routing, misses: Vec<f64>| Prediction {
         routing,
         miss_rate: misses.iter().sum::<f64>() / misses.len().max(1) as f64,
         tokens_per_second: REACHED / token_seconds(plan, &misses, rates, SHORT_CONTEXT),
     };
     let chance = misses_by_chance(plan);
-    if let Some(miss_rate) = miss_rate {
-        return vec![prediction("as given", vec![miss_rate; chance.len()])];
+    if let Some((routing, miss_rate)) = known {
+        return vec![prediction(routing, vec![miss_rate; chance.len()])];
     }
     if !plan.streams() {
         return vec![prediction("everything resident", chance)];

@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     // Not before: whoever names a wrong model is not kept waiting for a prompt.
-    let given = given.map_or_else(prompt::from_standard_input, |text| Ok(Some(text)))?;
+    let given = given.map_or_else(|| prompt::from_standard_input(engine.context()), |text| Ok(Some(text)))?;
     let is_built_in = given.is_none();
     let text = given.unwrap_or_else(|| prompt::BUILT_IN.to_owned());
     let prompt = engine.tokenizer().encode_prompt(&text)?;

@@ -4,11 +4,12 @@ use super::simulate::parse_time;
 use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, Policies, STUDY_CAPACITY_TEXT, Scoring, WrittenCapacity, parse_budget, parse_policies,
-    parse_written_capacity,
+    parse_written_capacity, with_default,
 };
 use crate::{interrupt, model_path, report, size};
 use clap::{Args, Subcommand, ValueHint};
-use moce_engine::{Budget, Engine};
+use moce_engine::{Budget, Capacity, Engine, EngineOptions};
+use moce_gguf::Gguf;
 use moce_lab::{CellSummary, Shard, SweepGrid, SweepOptions, TimingModel, merge, sweep};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(mut_arg("ctx", |option| with_default(option, Scoring::CONTEXT)))]
 pub(crate) struct Sweep {
     #[command(subcommand)]
     pub(crate) merge: Option<Action>,
@@ -119,19 +121,36 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
         bar.set_position((at.number * at.tokens + at.scored) as u64);
         bar.set_message(format!("cell {} of {}: {}", at.number + 1, at.cells, at.cell));
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    })
+    .map_err(|error| interrupt::resumable(error, false))?;
     bar.finish_and_clear();
     print(&rows, output, global)
 }
 
-/// The engine of all cells: what is logically cached belongs to each cell's session, so as much as possible is resident.
+/// The engine of all cells: what is logically cached belongs to each cell's session, so as much as possible is resident, and at least what the
+/// largest of them caches.
 fn open(arguments: &Sweep, global: &Global) -> anyhow::Result<Arc<Engine>> {
     let path = model_path::resolve(arguments.model.as_deref())?;
     let mut options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
     arguments.scoring.prepare(&mut options);
-    let engine = Arc::new(Engine::open(&path, &options)?);
+    let gguf = Gguf::open(&path)?;
+    options.capacity = Some(largest(&arguments.capacity, &gguf, &options)?);
+    let engine = Arc::new(Engine::load(&gguf, &options)?);
     announce(&engine, None, global);
     Ok(engine)
+}
+
+/// In each layer, the most that any of the capacities says.
+fn largest(capacities: &[WrittenCapacity], gguf: &Gguf, options: &EngineOptions) -> anyhow::Result<Capacity> {
+    // Asked only what layers there are, which no budget changes.
+    let plan = Engine::plan_for(gguf, &EngineOptions { memory: Budget::All, ..options.clone() })?;
+    let mut largest = vec![0; plan.experts.len()];
+    for WrittenCapacity(_, capacity) in capacities {
+        for (largest, experts) in largest.iter_mut().zip(plan.resolve_capacity(capacity)?) {
+            *largest = experts.max(*largest);
+        }
+    }
+    Ok(Capacity::PerLayer(largest))
 }
 
 fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result<()> {

@@ -21,6 +21,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Prompt tokens run at once while scores are recorded, where nothing else is asked for: those of a chunk are kept until all layers have seen
+/// it, some kilobytes a token.
+const RECORDED_CHUNK: usize = 512;
+
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
     #[command(subcommand)]
@@ -50,6 +54,7 @@ enum Action {
 #[command(allow_negative_numbers = true)] // so that `--temp -1` is refused by its name
 #[command(mut_arg("capacity", |option| with_default(option, STUDY_CAPACITY_TEXT)))]
 #[command(mut_arg("routing_prompt", |option| with_default(option, "same; with -n: original")))]
+#[command(mut_arg("ctx", |option| with_default(option, "a window; with -n: 4096, or the model's if smaller")))]
 #[command(mut_arg("seed", |option| option.help("Seed of the random numbers [default: 0, so that a record can be repeated]")))]
 #[command(mut_args(|option| match option.get_help_heading() {
     Some(Sampling::HEADING) => option.requires("tokens"),
@@ -109,7 +114,7 @@ struct Export {
     #[arg(long)]
     all: bool,
     /// Overwrite OUT
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     force: bool,
 }
 
@@ -157,6 +162,7 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, routing_prompt, |options| {
         options.spare_slots = true;
         options.capacity.get_or_insert(STUDY_CAPACITY);
+        options.chunk.get_or_insert(RECORDED_CHUNK);
         if text_alone && arguments.options.common.ctx.is_none() {
             options.context = Some(window);
         }

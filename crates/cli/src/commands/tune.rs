@@ -3,18 +3,20 @@
 use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
+    with_default,
 };
 use crate::{interrupt, model_path, report};
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use moce_engine::{Budget, Capacity, Engine, EngineOptions, NewFile};
-use moce_lab::{Half, LayerPrice, PerplexityOptions, Trials, TuneOptions, TuneStep, tune};
+use moce_lab::{Half, KEPT_LOGITS_BYTES, LayerPrice, PerplexityOptions, Trials, TuneOptions, TuneStep, tune};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)] // so that `--max-loss -1` is refused by its name
+#[command(mut_arg("ctx", |option| with_default(option, "a window")))]
 pub(crate) struct Tune {
     /// GGUF file (of a split model, any part)
     #[arg(value_hint = ValueHint::FilePath)]
@@ -50,11 +52,19 @@ pub(crate) struct Tune {
 pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
-    let options = arguments.options.engine_options(arguments.memory, None, || model_context(&path))?;
+    // The capacity has to fit, so that the same budget can run the profile.
+    let capacity = Some(&arguments.capacity);
+    let options = arguments.options.engine_options(arguments.memory, capacity, || model_context(&path))?;
     let context = options.context.unwrap_or(arguments.window);
     // Divergence runs original routing beside a policy.
-    let options =
-        EngineOptions { spare_slots: true, logit_rows: LOGIT_ROWS, context: Some(context), sessions: 2, ..options };
+    let options = EngineOptions {
+        spare_slots: true,
+        logit_rows: LOGIT_ROWS,
+        context: Some(context),
+        sessions: 2,
+        reserve: KEPT_LOGITS_BYTES as u64,
+        ..options
+    };
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
     interrupt::listen();
