@@ -1,4 +1,7 @@
-"""Draws a run's losses from what it printed: `python -m training.curve LOG PICTURE.svg [SETTINGS]`. Needs matplotlib."""
+"""Draws a run's losses from what it printed: `python -m training.curve LOG PICTURE.svg [SETTINGS]`. Needs matplotlib.
+
+LOG may hold several runs, one behind the other.
+"""
 
 import re
 import sys
@@ -8,14 +11,15 @@ LINE = re.compile(r"^(distill|mix) (\d+), [\d.]+%: KL (\S+) NLL (\S+) exercises 
 NAMES = ("KL to the base, nats a token", "loss on text, nats a token", "loss on exercises, nats a weighted token")
 
 
-def read(log: str, step_tokens: dict[str, int]) -> list[tuple[float, ...]]:
-    """(million tokens since the first step, KL, NLL, exercises) of every step."""
-    rows, tokens = [], 0
-    for found in map(LINE.match, log.splitlines()):
-        if found:
-            tokens += step_tokens[found[1]]
-            rows.append((tokens / 1e6, *map(float, found.groups()[2:5])))
-    return rows
+def read(log: str, step_tokens: dict[str, int]) -> tuple[list[tuple[float, ...]], list[float]]:
+    """(million tokens since the first step, KL, NLL, exercises) of every step, and after how many million tokens another stage begins."""
+    rows, begins, tokens = [], [], 0
+    for found in filter(None, map(LINE.match, log.splitlines())):
+        if rows and found[2] == "1":
+            begins.append(tokens / 1e6)
+        tokens += step_tokens[found[1]]
+        rows.append((tokens / 1e6, *map(float, found.groups()[2:5])))
+    return rows, begins
 
 
 def smooth(values: list[float], width: int) -> list[float]:
@@ -42,14 +46,14 @@ def main() -> None:
     settings = CHOICES[sys.argv[3] if len(sys.argv) > 3 else "accelerator"]()
     steps = {stage: getattr(settings, stage).step_tokens for stage in ("distill", "mix")}
     log = Path(sys.argv[1]).read_text(encoding="utf-8")
-    tokens, *curves = zip(*read(log, steps))
+    rows, begins = read(log, steps)
+    tokens, *curves = zip(*rows)
     figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), constrained_layout=True)
-    mix_begins = len(re.findall(r"^distill ", log, re.M)) * steps["distill"] / 1e6
     for panel, name, curve in zip(panels, NAMES, curves):
         panel.plot(tokens, curve, linewidth=0.4, alpha=0.4)
         panel.plot(tokens, smooth(list(curve), 25), linewidth=1.5, color="C0")
-        if mix_begins:
-            panel.axvline(mix_begins, linewidth=0.8, color="grey", linestyle=":")
+        for begin in begins:
+            panel.axvline(begin, linewidth=0.8, color="grey", linestyle=":")
         panel.set_title(name, fontsize=9)
         panel.set_xlabel("million tokens")
     panels[0].set_yscale("log")

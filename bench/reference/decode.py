@@ -1,6 +1,6 @@
 """Decodes a GGUF model, split or not, to one GGUF file with every tensor in F32.
 
-    python bench/reference/decode.py models/demo-00001-of-00003.gguf demo-f32.gguf
+    python bench/reference/decode.py models/demo-00001-of-00004.gguf demo-f32.gguf
 
 Metadata is copied, but what says how the file was split and which formats it had.
 """

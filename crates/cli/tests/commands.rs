@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use support::{moce, moce_with_input, refused, stdout, text};
 
-const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "In France, the capital"];
+const GREEDY: [&str; 8] = ["run", "-q", "--temp", "0", "-n", "16", "-p", "The capital of France,"];
 
 #[test]
 fn run_writes_the_models_text_the_same_everywhere() {
@@ -40,9 +40,9 @@ fn run_without_a_prompt_shows_the_model_at_work() {
 #[test]
 fn standard_input_and_files_are_prompts() {
     let from_option = stdout(&GREEDY);
-    let piped = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16"], b"In France, the capital");
+    let piped = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16"], b"The capital of France,");
     assert_eq!(text(&piped.stdout), from_option);
-    let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"In France, the capital");
+    let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"The capital of France,");
     assert_eq!(text(&dashed.stdout), from_option);
 }
 
@@ -60,7 +60,7 @@ fn waiting_run() -> Child {
 #[test]
 fn a_pipe_is_waited_for() {
     let mut child = waiting_run();
-    child.stdin.take().unwrap().write_all(b"In France, the capital").unwrap();
+    child.stdin.take().unwrap().write_all(b"The capital of France,").unwrap();
     assert_eq!(text(&child.wait_with_output().unwrap().stdout), stdout(&GREEDY));
     // Its writer ends without a word: the built-in prompt.
     let output = waiting_run().wait_with_output().unwrap();
@@ -68,10 +68,20 @@ fn a_pipe_is_waited_for() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn standard_input_without_an_end_is_refused() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moce"));
+    command.args(["run", "-q", "--ctx", "64"]).env_remove("MOCE_MODEL");
+    let output = command.stdin(std::fs::File::open("/dev/zero").unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("standard input") && text(&output.stderr).contains("64 tokens"));
+}
+
+#[test]
 fn stop_texts_end_the_answer() {
     let whole = stdout(&GREEDY);
-    let (before, _) = whole.split_once("Paris").unwrap();
-    let stopped = stdout(&[&GREEDY[..], &["--stop", "Paris"]].concat());
+    let (before, _) = whole.split_once("located").unwrap();
+    let stopped = stdout(&[&GREEDY[..], &["--stop", "located"]].concat());
     assert_eq!(stopped.trim_end_matches('\n'), before);
 }
 
@@ -153,6 +163,12 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
         (&["run", "--start", "first", "--cache-state", "x"], "--start"),
         (&["trace", "record", "-p", "x", "-o", "nosuch/x", "--temp", "1"], "--tokens"),
         (&["trace", "record", "-p", "x", "-o", "nosuch/x", "--seed", "1"], "--tokens"),
+        (&["bench", "--yes"], "--shape"),
+        (&["bench", "model.gguf", "--yes"], "--yes"),
+        (&["bench", "model.gguf", "--type", "q8_0"], "--type"),
+        (&["bench", "model.gguf", "--folder", "x"], "--folder"),
+        (&["trace", "export", "x.trace", "--force"], "--output"),
+        (&["man", "--force"], "--output"),
         (&["sing"], "sing"),
     ] {
         let message = refused(arguments, 2);
@@ -186,12 +202,49 @@ fn text_becomes_tokens_and_tokens_become_text() {
 #[test]
 fn logits_are_those_that_run_picks_from() {
     let all: serde_json::Value =
-        serde_json::from_str(&stdout(&["logits", "-q", "-p", "In France, the capital", "--json"])).unwrap();
+        serde_json::from_str(&stdout(&["logits", "-q", "-p", "The capital of France,", "--json"])).unwrap();
     let logits = all["logits"].as_array().unwrap();
     let best = (0..logits.len()).max_by(|&a, &b| logits[a].as_f64().unwrap().total_cmp(&logits[b].as_f64().unwrap()));
     let summary = stdout(&[&GREEDY[..], &["--json"]].concat());
     let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
     assert_eq!(summary["token_ids"][0].as_u64().unwrap() as usize, best.unwrap());
+    // All of its tokens are the prompt's, so a policy is theirs unless it is kept from them.
+    let logits = |more: &[&str]| -> serde_json::Value {
+        let lossy = ["logits", "-q", "--json", "-p", "The capital of France,", "--routing", "prune:k=1"];
+        serde_json::from_str(&stdout(&[&lossy[..], more].concat())).unwrap()
+    };
+    let (lossy, kept) = (logits(&[]), logits(&["--routing-prompt", "original"]));
+    assert!(lossy["routing"] == "prune:k=1" && lossy["changed_share"].as_f64().unwrap() > 0.5);
+    assert_eq!((&kept["routing"], &kept["logits"]), (&"original".into(), &all["logits"]));
+}
+
+/// Misses are counted for the capacity that was asked for, and what was measured has to run in the same budget.
+#[test]
+fn a_budget_that_a_capacity_does_not_fit_is_refused_by_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (text, output) = (at("text"), at("output"));
+    std::fs::write(&text, "Once upon a time").unwrap();
+    // In MiB.
+    let least = |command: &[&str], capacity: &str| -> u64 {
+        let said = refused(&[command, &["--memory", "1MiB", "--capacity", capacity]].concat(), 1);
+        let (_, rest) = said.split_once("needs at least ").unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    for (command, several) in [
+        (&["run", "-p", "x"][..], false),
+        (&["logits", "-p", "x"], false),
+        (&["bench"], false),
+        (&["plan"], false),
+        (&["perplexity", "-f", &text], false),
+        (&["trace", "record", "-f", &text, "-o", &output], false),
+        (&["tune", "-f", &text, "-o", &output], false),
+        (&["sweep", "-f", &text, "-o", &output, "--routing-grid", "original"], true),
+    ] {
+        let (few, many) = (least(command, "4"), least(command, if several { "4,75%,8" } else { "75%" }));
+        // 41 experts of 31,104 bytes in each of 30 layers: 36 MiB.
+        assert!(many >= few + 30, "{command:?}: {few} MiB for 4 experts a layer, {many} MiB for 45");
+    }
 }
 
 #[test]
@@ -212,6 +265,33 @@ fn completions_and_manual_are_there() {
 }
 
 #[test]
+fn manual_pages_are_written_whole_and_replaced_only_when_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    let write = ["man", "-o", pages.to_str().unwrap()];
+    let names = || {
+        let entries = std::fs::read_dir(&pages).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    stdout(&write);
+    let all = names();
+    assert!(["moce.1", "moce-run.1", "moce-trace-record.1"].iter().all(|page| all.iter().any(|name| name == page)));
+    assert!(all.iter().all(|name| name.ends_with(".1")), "{all:?}");
+    let run = pages.join("moce-run.1");
+    let page = std::fs::read_to_string(&run).unwrap();
+    assert!(page.contains(".TH moce-run 1"), "{page}");
+    // One that is there keeps all others from being written.
+    std::fs::remove_file(pages.join("moce.1")).unwrap();
+    std::fs::write(&run, "precious").unwrap();
+    assert!(refused(&write, 1).contains("--force"));
+    assert_eq!((names().len(), &std::fs::read(&run).unwrap()[..]), (all.len() - 1, &b"precious"[..]));
+    stdout(&[&write[..], &["--force"]].concat());
+    assert_eq!((names(), std::fs::read_to_string(&run).unwrap()), (all, page));
+}
+
+#[test]
 fn help_tells_each_commands_own_defaults() {
     // On one line, however wide the terminal is.
     let help = |command: &[&str]| {
@@ -223,6 +303,7 @@ fn help_tells_each_commands_own_defaults() {
     for (command, capacity, prompt) in [
         (&["run"][..], by_memory, "[default: original]"),
         (&["plan"], by_memory, "[default: original]"),
+        (&["logits"], by_memory, "[default: same]"),
         (&["perplexity"], half, "[default: same]"),
         (&["eval"], half, "[default: same]"),
         (&["trace", "record"], half, "[default: same; with -n: original]"),
@@ -230,6 +311,22 @@ fn help_tells_each_commands_own_defaults() {
         let help = help(command);
         assert!(help.contains(capacity), "{command:?}: {help}");
         assert!(help.contains(&format!("The policy for prompt tokens {prompt}")), "{command:?}: {help}");
+    }
+    let usual = "4096, or the model's if smaller";
+    let scored = "a window, and its BOS with --bos";
+    for (command, context) in [
+        (&["run"][..], usual),
+        (&["logits"], usual),
+        (&["plan"], usual),
+        (&["eval"], usual),
+        (&["perplexity"], scored),
+        (&["sweep"], scored),
+        (&["tune"], "a window"),
+        (&["trace", "record"], "a window; with -n: 4096, or the model's if smaller"),
+        (&["bench"], "prompt and answer, at least 1024, at most the model's"),
+    ] {
+        let help = help(command);
+        assert!(help.contains(&format!("`max` for the model's own [default: {context}]")), "{command:?}: {help}");
     }
     for command in ["sweep", "tune"] {
         let help = help(&[command]);

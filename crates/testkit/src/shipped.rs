@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The first part of the demo model.
 pub fn demo_model() -> PathBuf {
-    folder().join("demo-00001-of-00003.gguf")
+    folder().join("demo-00001-of-00004.gguf")
 }
 
 /// The small model of Mixtral's shape.
