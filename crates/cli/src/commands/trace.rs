@@ -21,10 +21,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Prompt tokens run at once while scores are recorded, where nothing else is asked for: those of a chunk are kept until all layers have seen
-/// it, some kilobytes a token.
-const RECORDED_CHUNK: usize = 512;
-
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
     #[command(subcommand)]
@@ -162,7 +158,6 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, routing_prompt, |options| {
         options.spare_slots = true;
         options.capacity.get_or_insert(STUDY_CAPACITY);
-        options.chunk.get_or_insert(RECORDED_CHUNK);
         if text_alone && arguments.options.common.ctx.is_none() {
             options.context = Some(window);
         }
