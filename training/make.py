@@ -1,4 +1,4 @@
-"""The one command: `python -m training.make DATA=FOLDER WORK=FOLDER [SETTINGS=cpu|accelerator|more|more-cpu] [UNTIL=stage]`.
+"""All stages: `python -m training.make DATA=FOLDER WORK=FOLDER [SETTINGS=cpu|accelerator|more|more-cpu] [UNTIL=stage]`.
 
 Runs every stage in order; a stage that is done is skipped, one that was interrupted goes on from its last
 checkpoint. The process id is in WORK/pid, so that SIGSTOP and SIGCONT can pause it. BASE=FILE names the base model, where
