@@ -170,6 +170,10 @@ def short_part(found, facts):
         for line in shown
     ]  # fmt: skip
     moved = fast(found["divergence"])
+    small = (
+        f"the model is small ({facts['parameters'] / 1e6:.0f} million parameters), a dense one taken apart into experts and distilled "
+        "([models/README.md](../models/README.md)); " if found["demo"] else ""
+    )  # fmt: skip
     return f"""Cache-aware routing lets experts in memory take the place of some of the router's weaker choices: fewer reads from flash, another text. **In short**, with
 half of the experts cached, on {main_text(found)}:
 
@@ -177,7 +181,7 @@ half of the experts cached, on {main_text(found)}:
 
 Under `fast` the likeliest token is another one in {percent(1 - moved['top1_agreement'])} of the cases (first {moved['tokens']:,} tokens).{tasks_in_short(found)}{speed_in_short(found)}
 
-Keep in mind: {"the model is small (" + f"{facts['parameters'] / 1e6:.0f}" + " million parameters), a dense one taken apart into experts and distilled ([models/README.md](../models/README.md)); " if found["demo"] else ""}one text.
+Keep in mind: {small}one text.
 
 **How much the routed experts matter**: without any of them (`{NO_EXPERTS}`) the perplexity is {alone['perplexity']:.2f} instead of {base['perplexity']:.2f},
 {percent(alone['perplexity_rise'], 0, True)}. *Of the experts* in the tables: what a policy loses, in nats a token, as a share of that on the same text.
