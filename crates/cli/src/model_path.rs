@@ -1,6 +1,7 @@
 //! Which model a command uses: the one named, `$MOCE_MODEL`, or the demo model that ships with moce.
 
 use anyhow::{Context, bail};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Folders above the executable in which `models/` is looked for.
@@ -8,11 +9,9 @@ const LEVELS_ABOVE_EXECUTABLE: usize = 3;
 
 /// The model file to open.
 pub(crate) fn resolve(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = named {
-        return Ok(path.to_owned());
-    }
-    if let Some(path) = std::env::var_os("MOCE_MODEL").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
+    let variable = std::env::var_os("MOCE_MODEL").filter(|path| !path.is_empty());
+    if let Some(path) = chosen(named, variable)? {
+        return Ok(path);
     }
     let folders = demo_folders();
     match folders.iter().find_map(|folder| find_demo(folder)) {
@@ -24,6 +23,28 @@ pub(crate) fn resolve(named: Option<&Path>) -> anyhow::Result<PathBuf> {
                 looked.join(", ")
             )
         }
+    }
+}
+
+/// The model that is named, or that of `MOCE_MODEL`. One that is not there is refused here where more can be said than that.
+fn chosen(named: Option<&Path>, variable: Option<OsString>) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = named {
+        let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        return match path.metadata() {
+            // A text as it stands, perhaps with line ends in it.
+            Err(error) if !is_gguf => {
+                bail!("{path:?}: cannot open: {error}; MODEL is a .gguf file, and a text goes behind -p or -f")
+            }
+            _ => Ok(Some(path.to_owned())),
+        };
+    }
+    let Some(path) = variable.map(PathBuf::from) else { return Ok(None) };
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            bail!("{} (from MOCE_MODEL): this is a folder; a model is a .gguf file in it", path.display())
+        }
+        Ok(_) => Ok(Some(path)),
+        Err(error) => bail!("{} (from MOCE_MODEL): cannot open: {error}", path.display()),
     }
 }
 
@@ -52,4 +73,37 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
         return std::io::read_to_string(std::io::stdin()).context("cannot read standard input as UTF-8 text");
     }
     std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_in_the_place_of_a_model_is_told_where_it_goes() {
+        let choose = |named: &str| chosen(Some(named.as_ref()), None);
+        for text in ["Once upon a time", "no\nsuch", "nosuch.txt"] {
+            let message = choose(text).unwrap_err().to_string();
+            assert!(message.contains("cannot open") && message.contains("behind -p or -f"), "{message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+        // Whoever opens these says what is wrong with them, if anything is.
+        for path in ["nosuch.gguf", env!("CARGO_MANIFEST_DIR"), concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
+            assert_eq!(choose(path).unwrap(), Some(path.into()));
+        }
+    }
+
+    #[test]
+    fn a_model_of_the_variable_that_cannot_be_opened_names_the_variable() {
+        let choose = |variable: &str| chosen(None, Some(variable.into()));
+        for (path, why) in [("nosuch.gguf", "cannot open"), (env!("CARGO_MANIFEST_DIR"), "a folder")] {
+            let message = choose(path).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{path} (from MOCE_MODEL): ")) && message.contains(why), "{message}");
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(choose(file).unwrap(), Some(file.into()));
+        // What is named goes before it.
+        assert_eq!(chosen(Some(file.as_ref()), Some("nosuch.gguf".into())).unwrap(), Some(file.into()));
+        assert_eq!(chosen(None, None).unwrap(), None);
+    }
 }

@@ -44,6 +44,20 @@ fn standard_input_and_files_are_prompts() {
     assert_eq!(text(&piped.stdout), from_option);
     let dashed = moce_with_input(&["run", "-q", "--temp", "0", "-n", "16", "-f", "-"], b"The capital of France,");
     assert_eq!(text(&dashed.stdout), from_option);
+    // The line end behind it is `echo`'s or the editor's, one more is the prompt's.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    let from_file = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        stdout(&["run", "-q", "--temp", "0", "-n", "16", "-f", file.to_str().unwrap()])
+    };
+    for end in ["", "\n", "\r\n"] {
+        assert_eq!(from_file(&format!("The capital of France,{end}")), from_option, "{end:?}");
+    }
+    assert_eq!(
+        from_file("The capital of France,\n\n"),
+        stdout(&["run", "-q", "--temp", "0", "-n", "16", "-p", "The capital of France,\n"])
+    );
 }
 
 /// A run whose standard input stays open and silent, once it has said that it waits.
@@ -75,6 +89,9 @@ fn standard_input_without_an_end_is_refused() {
     let output = command.stdin(std::fs::File::open("/dev/zero").unwrap()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("standard input") && text(&output.stderr).contains("64 tokens"));
+    let named = moce(&["run", "-q", "--ctx", "64", "-f", "/dev/zero"]);
+    assert_eq!(named.status.code(), Some(1));
+    assert!(text(&named.stderr).contains("/dev/zero") && text(&named.stderr).contains("64 tokens"));
 }
 
 #[test]
@@ -136,11 +153,16 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
     let lines = |message: &str| message.trim_end().lines().count();
     for (arguments, status, parts) in [
         (&["run", "nosuch.gguf", "-p", "x"][..], 1, &["nosuch.gguf"][..]),
+        (&["trace", "record", "-p", "x", "-o", env!("CARGO_MANIFEST_DIR"), "--force"], 1, &["is a folder"]),
+        (&["run", "-p", "x", "--cache-state", "nosuch/x"], 1, &["no folder nosuch"]),
+        (&["run", "Once upon a time"], 1, &["Once upon a time", "behind -p"]),
         (&["run", "-p", "x", "--ctx", "100000"], 2, &["100000", "8192"]),
         (&["run", "-p", "x", "--memory", "1MiB"], 1, &["1 MiB", "--memory"]),
         (&["run", "-p", "x", "--capacity", "3"], 2, &["capacity 3", "4", "60"]),
         (&["run", "-p", "x", "--routing", "fast:except=0:30"], 2, &["except", "`30`", "below 30"]),
         (&["tokenize", "--decode", "49152"], 1, &["49152"]),
+        (&["tokenize", "--decode", "1.5"], 1, &["\"1.5\" is no token id"]),
+        (&["tokenize", "--decode", "5 -3"], 1, &["\"-3\" is no token id"]),
         (&["tokenize", "a", "b"], 2, &["'a'", "quote"]),
         (&["bench", "--prompt-tokens", "9000"], 2, &["9000", "8192"]),
         (&["perplexity", "-f", "nosuch.txt"], 1, &["nosuch.txt"]),
@@ -180,6 +202,10 @@ fn what_cannot_be_is_refused_in_one_line_that_says_what_to_do() {
     let isa = Command::new(env!("CARGO_BIN_EXE_moce")).args(GREEDY).env("MOCE_ISA", "abacus").output().unwrap();
     assert_eq!(isa.status.code(), Some(1));
     assert!(text(&isa.stderr).contains("MOCE_ISA"), "{}", text(&isa.stderr));
+    let named =
+        Command::new(env!("CARGO_BIN_EXE_moce")).args(GREEDY).env("MOCE_MODEL", "nosuch.gguf").output().unwrap();
+    assert_eq!(named.status.code(), Some(1));
+    assert!(text(&named.stderr).contains("nosuch.gguf (from MOCE_MODEL)"), "{}", text(&named.stderr));
 }
 
 #[test]
@@ -197,6 +223,10 @@ fn text_becomes_tokens_and_tokens_become_text() {
     let ids = stdout(&["tokenize", "Hello, wörld 🙂", "--ids"]);
     let back = moce_with_input(&["tokenize", "--decode"], ids.as_bytes());
     assert_eq!(text(&back.stdout), "Hello, wörld 🙂\n");
+    // The demo model's vocabulary has no token for this one.
+    let lossy = moce(&["tokenize", "Hello\u{4}, wörld 🙂", "--ids"]);
+    assert_eq!(text(&lossy.stdout), ids);
+    assert!(text(&lossy.stderr).contains("left out: 1"), "{}", text(&lossy.stderr));
 }
 
 #[test]
@@ -245,6 +275,30 @@ fn a_budget_that_a_capacity_does_not_fit_is_refused_by_every_command() {
         // 41 experts of 31,104 bytes in each of 30 layers: 36 MiB.
         assert!(many >= few + 30, "{command:?}: {few} MiB for 4 experts a layer, {many} MiB for 45");
     }
+}
+
+/// What files say is shown, but moves no cursor and forges no line.
+#[test]
+fn inspect_shows_any_architecture_and_escapes_what_a_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.gguf");
+    let mut writer = moce_gguf::Writer::new();
+    for (key, value) in [
+        ("general.architecture", moce_gguf::Value::from("abacus")),
+        ("general.name", "x\u{1b}[2Jy\nidentity      0000".into()),
+        ("abacus.attention.head_count_kv", moce_gguf::Value::Array(moce_gguf::Array::I32(vec![0, 2]))),
+        ("abacus.expert_count", 1_u32.into()),
+        ("abacus.expert_used_count", (1_u64 << 63).into()),
+    ] {
+        writer.set(key, value).unwrap();
+    }
+    let tensor = "blk.0.ffn_up\u{1b}_exps.weight";
+    writer.add_tensor(tensor, moce_gguf::TensorType::F32, &[64]).unwrap();
+    writer.create(&path, |_, out| out.write_all(&[0; 256])).unwrap();
+    let shown = stdout(&["inspect", path.to_str().unwrap(), "--tensors", "--metadata"]);
+    assert!(shown.contains("x\\u{1b}[2Jy\\nidentity") && shown.contains("ffn_up\\u{1b}_exps"), "{shown}");
+    assert!(!shown.contains('\u{1b}') && shown.matches("\nidentity").count() == 1, "{shown}");
+    assert!(shown.contains("256 B a token"), "{shown}");
 }
 
 #[test]
@@ -312,7 +366,7 @@ fn help_tells_each_commands_own_defaults() {
         assert!(help.contains(capacity), "{command:?}: {help}");
         assert!(help.contains(&format!("The policy for prompt tokens {prompt}")), "{command:?}: {help}");
     }
-    let usual = "4096, or the model's if smaller";
+    let usual = "4096, or the model's if smaller; 1024 where a third more of the experts is cached then";
     let scored = "a window, and its BOS with --bos";
     for (command, context) in [
         (&["run"][..], usual),

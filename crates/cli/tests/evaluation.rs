@@ -9,7 +9,7 @@ use support::{refused, stdout};
 
 /// Two that fit the tiny model's 128 positions, and one that does not.
 const QUESTIONS: &str = r#"{"question": "1+1?", "choices": ["2", "3"], "answer": 0}
-{"question": "1+2?", "choices": ["2", "3"], "answer": "B"}
+{"question": "1+2?", "choices": ["2", "3"], "answer": "b"}
 {"question": "Which of these two numbers, taken together, are more than what was asked for before, if what was asked for before was less than what these two numbers are, taken together?", "choices": ["2", "3"], "answer": 1}
 "#;
 
@@ -86,6 +86,7 @@ fn results_are_kept_taken_up_again_and_compared() {
     assert_eq!(with(&["-o", &file("fresh.jsonl")]), report);
     let two = stdout(&[&["eval", &questions, &model, "-q", "--ctx", "128"], &two[..]].concat());
     assert!(two.contains("routing     prune:k=1 (prompt: original)"), "{two}");
+    assert!(two.contains("% of the choices  (lru, ") && two.contains(" experts cached a layer)"), "{two}");
 }
 
 #[test]
@@ -101,6 +102,15 @@ fn what_is_no_task_is_refused() {
     std::fs::write(&questions, QUESTIONS).unwrap();
     assert!(refused(&["eval", questions.to_str().unwrap(), "--shot-count", "2"], 2).contains("--shots"));
     assert!(refused(&["eval", questions.to_str().unwrap(), "--subjects", "nosuch"], 2).contains("nosuch"));
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "\n All that is gold does not glitter.\n").unwrap();
+    let said = refused(&["eval", text.to_str().unwrap(), "nosuch.gguf"], 1);
+    assert!(said.contains("line 2: no JSON object: expected value at column 2; docs/formats/evaluation.md"), "{said}");
+    // Where results cannot be written is known before anything is asked.
+    let target = |path: &str| refused(&["eval", "nosuch", "nosuch.gguf", "-o", path, "--force"], 1);
+    let (folder_path, nowhere) = (folder.path().to_str().unwrap(), folder.path().join("no/results.jsonl"));
+    assert!(target(folder_path).contains("is a folder"));
+    assert!(target(nowhere.to_str().unwrap()).contains("there is no folder"));
     // It is looked for in --data, where it is: what fails then is the model.
     let data = ["eval", "questions.jsonl", "nosuch.gguf", "--data", folder.path().to_str().unwrap()];
     assert!(refused(&data, 1).contains("nosuch.gguf"));
@@ -112,21 +122,21 @@ fn divergence_is_reported_with_its_interval() {
     let text = folder.path().join("text.txt");
     std::fs::write(&text, "All that is gold does not glitter, not all those who wander are lost. ".repeat(16)).unwrap();
     let model = model();
-    let report = json(&[
-        "perplexity",
-        &model,
-        "-f",
-        text.to_str().unwrap(),
-        "--window",
-        "32",
-        "--kl",
-        "--routing",
-        "prune:k=1",
-        "--json",
-    ]);
+    let text = text.to_str().unwrap();
+    let perplexity = ["perplexity", &model, "-q", "-f", text, "--window", "32", "--kl"];
+    let lossy = [&perplexity[..], &["--routing", "prune:k=1"]].concat();
+    let report = json(&[&lossy[..], &["--json"]].concat());
     let number = |name: &str| report[name].as_f64().unwrap();
     assert!(number("kl_mean") > 0.0 && number("top1_agreement") < 1.0, "{report}");
     let interval = &report["kl_interval"];
     assert!(interval["low"].as_f64().unwrap() <= number("kl_mean"), "{interval}");
     assert!(number("kl_mean") <= interval["high"].as_f64().unwrap(), "{interval}");
+    let (all, one) = (stdout(&lossy), stdout(&[&lossy[..], &["--limit", "32"]].concat()));
+    assert!(all.matches("(95 %: ").count() == 3 && !all.contains("no interval"), "{all}");
+    assert!(!one.contains("(95 %: ") && one.contains(" %  (no interval: 1 window, 8 are needed)\n"), "{one}");
+    // All tokens of a text are a prompt's, and a policy that is kept from them does nothing.
+    let original = ["--routing-prompt", "original"];
+    let said = refused(&[&lossy[..], &original].concat(), 2);
+    assert!(said.contains("--routing-prompt original") && said.contains("nothing"), "{said}");
+    stdout(&[&perplexity[..], &["--limit", "32"], &original].concat());
 }

@@ -60,7 +60,9 @@ fn a_packed_demo_model_runs_inspects_and_verifies() {
     assert_eq!(packed["packed_for"], said["isa"]);
     let whole: serde_json::Value = serde_json::from_str(&stdout(&["verify", output, "--json"])).unwrap();
     assert_eq!((&whole["whole"], &whole["bytes"]), (&true.into(), &said["file_bytes"]));
-    assert!(stdout(&["verify", input]).contains("whole"));
+    assert!(stdout(&["verify", output]).contains("whole"));
+    let plain = stdout(&["verify", input]);
+    assert!(plain.contains("no damage seen") && plain.contains("without checksums"), "{plain}");
 
     // An existing file is kept, unless replacing it is asked for.
     let kept = moce(&["pack", input, "-o", output]);
@@ -187,8 +189,9 @@ fn a_disk_without_room_is_seen_before_and_a_disk_that_fills_up_leaves_nothing() 
     assert_eq!(names(folder), ["filler"]);
     // There is room when it starts, and none a moment later: it is held meanwhile.
     std::fs::write(&filler, b"").unwrap();
-    let packing = command().arg("pack").arg(&input).arg("-o").arg(&output).stderr(Stdio::piped()).spawn().unwrap();
+    let mut packing = command().arg("pack").arg(&input).arg("-o").arg(&output).stderr(Stdio::piped()).spawn().unwrap();
     while !folder.join(".packed.gguf.unfinished").exists() {
+        assert_eq!(packing.try_wait().unwrap(), None, "it ended before there was anything of the file");
         std::thread::sleep(Duration::from_micros(100));
     }
     kill_process(Pid::from_child(&packing), Signal::STOP).unwrap();

@@ -97,12 +97,31 @@ fn studies_are_not_mixed() {
     let sweep = ["sweep", "-q", "-f", text, "--window", "32", "-o", fresh, "--routing-grid"];
     let said = refused(&[&sweep[..], &["original"], &starts].concat(), 1);
     assert!(said.contains("10 experts for a capacity of 8"), "{said}");
+    let said = refused(&["sweep", "nosuch.gguf", "-f", text, "-o", text, "--routing-grid", "original"], 1);
+    assert!(said.contains("is a file; give the name of a folder"), "{said}");
     let dense = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama.gguf");
     let said = refused(&["sweep", dense, "-q", "-f", text, "--window", "32", "-o", fresh, "--routing-grid", "fast"], 1);
     assert!(said.contains("no experts"), "{said}");
     assert!(!std::path::Path::new(fresh).exists());
     let merged = at("merged");
     assert!(refused(&["sweep", "merge", text, "-o", merged.to_str().unwrap()], 1).contains("cells"));
+}
+
+#[test]
+fn too_few_windows_for_an_interval_are_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("text"), TEXT).unwrap();
+    let report = || std::fs::read_to_string(at("out/report.html")).unwrap();
+    let why = "(no interval: 2 windows, 8 are needed)";
+    let few = |grid: &str| sweep(&at("text"), grid, &at("out"), &["--limit", "16"]);
+    // The original's rise over itself needs none.
+    assert!(!few("original").contains("interval:") && !report().contains("interval:"));
+    let table = few("fast");
+    assert!(table.ends_with(&format!("\n{why}\n")) && table.matches(why).count() == 1, "{table}");
+    assert_eq!(report().matches(why).count(), 1);
+    sweep(&at("text"), "fast", &at("enough"), &[]);
+    assert!(!std::fs::read_to_string(at("enough/report.html")).unwrap().contains("no interval"));
 }
 
 #[test]

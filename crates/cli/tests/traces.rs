@@ -129,6 +129,18 @@ fn a_trace_is_recorded_described_simulated_and_exported() {
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
 
+    // A window is one batch of the one cache, and finds nothing in it.
+    let global = ["simulate", "@text.trace", "--scope", "global", "--capacity", "10MiB", "--json"];
+    let simulated = |more: &[&str]| {
+        let arguments = placed(folder, &[&global[..], more].concat());
+        let output = support::moce(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        (json(&support::text(&output.stdout))["cells"][0]["total"]["hits"].as_u64(), support::text(&output.stderr))
+    };
+    let (hits, said) = simulated(&[]);
+    assert!(hits == Some(0) && said.contains("1.0 times") && said.contains("--prompt-batch 1 "), "{hits:?}: {said}");
+    let (hits, said) = simulated(&["--prompt-batch", "1"]);
+    assert!(hits > Some(0) && !said.contains("--prompt-batch"), "{hits:?}: {said}");
+
     let scoring = [&perplexity[..6], &["--limit", "100"]].concat();
     let lossy =
         ["--json", "--routing", "cache-prior:lambda=0.6", "--capacity", "8", "--record-routing", "@lossy.trace"];

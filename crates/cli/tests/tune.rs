@@ -101,8 +101,12 @@ fn a_profile_keeps_its_limit_and_is_applied_to_its_model_alone() {
     assert!(refused(&tune, 1).contains("--force"));
     assert!(refused(&[&tune[..], &["--force", "--start", "first"]].concat(), 2).contains("--start"));
     assert!(!Path::new(&format!("{profile}.partial")).exists());
-    let nowhere = at("no/folder");
-    assert!(refused(&["tune", "-f", &text, "-o", &nowhere, "--window", "8", "--limit", "64"], 1).contains("no/folder"));
+    // Known before a model is opened, not after the search.
+    let (nowhere, folder) = (at("no/folder"), at("."));
+    for (target, why) in [(&nowhere, "there is no folder"), (&folder, "is a folder")] {
+        let said = refused(&["tune", "nosuch.gguf", "-f", &text, "-o", target, "--force"], 1);
+        assert!(said.contains(why) && said.contains(target) && !said.contains("nosuch.gguf"), "{said}");
+    }
     for (wrong, why) in [("{}", "no profile"), ("{\"version\": 1}", "version 1"), ("{\"version\": 2}", "no profile")] {
         std::fs::write(&profile, wrong).unwrap();
         assert!(refused(&["run", "-p", "a", "--profile", &profile], 1).contains(why));
@@ -147,6 +151,7 @@ fn a_dearer_second_half_is_met_by_a_weaker_policy() {
     let tuned: Value = serde_json::from_slice(&output.stdout).unwrap();
     // The last one asked was refused, and the one before it is the profile's.
     let said = support::text(&output.stderr);
+    assert!(said.contains("perplexity may rise by at most 4 %"), "{said}");
     let asked: Vec<&str> = said.lines().filter(|line| line.starts_with("second half")).collect();
     let routing = tuned["routing"].as_str().unwrap();
     assert!(asked.len() > 2 && !asked[asked.len() - 1].ends_with(routing), "{said}");
@@ -171,6 +176,10 @@ fn too_little_text_and_what_tune_ignores_are_refused() {
     for ignored in [["--routing", "fast"], ["--routing-prompt", "same"]] {
         assert!(refused(&[&tune[..], &ignored].concat(), 2).contains(ignored[0]));
     }
+    // Few want to lose as much as that; who does, says so.
+    let with_limit = |limit: &str, status| refused(&[&tune[..], &["--max-loss", limit]].concat(), status);
+    assert!(with_limit("1", 2).contains("did you mean 1%?"));
+    assert!(with_limit("100%", 1).contains("perplexity may rise by at most 100 %"));
 }
 
 /// What is tried is said, and `moce tune ... 2>&1 | head -1` still writes its profile.

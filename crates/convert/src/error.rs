@@ -21,6 +21,12 @@ pub enum Error {
         /// What it is packed for.
         isa: String,
     },
+    /// A model that would be written over itself.
+    #[error("{}: it is the model that is read; give another name", file.display())]
+    OutputIsSource {
+        /// The output.
+        file: PathBuf,
+    },
     /// A model without anything to pack.
     #[error("{}: the model has no experts, so there is nothing to pack", file.display())]
     NoExperts {

@@ -96,8 +96,13 @@ impl<'g> Pack<'g> {
     /// Writes the file; `force`: in place of one that is there. Whether there is room is looked at first.
     ///
     /// # Errors
-    /// [`Error::Space`], [`Error::Changed`], [`Error::Stopped`], or what the system says. No half file is left behind.
+    /// [`Error::OutputIsSource`], [`Error::Space`], [`Error::Changed`], [`Error::Stopped`], or what the system says. No half file is left
+    /// behind.
     pub fn write(&self, path: &Path, force: bool, progress: &mut Progress<'_>) -> Result<(), Error> {
+        // A packed file cannot be unpacked: the original would be lost.
+        if is_part_of(self.source, path) {
+            return Err(Error::OutputIsSource { file: path.into() });
+        }
         disk::check_space(path, self.file_bytes())?;
         let header = packed::checksum(&self.writer.header());
         let mut sums = Checksums { header, dense: Vec::new(), experts: Vec::new() };
@@ -183,6 +188,12 @@ impl<'g> Pack<'g> {
             advance(bytes.len())
         })
     }
+}
+
+/// Whether a path leads to a file of the model.
+fn is_part_of(model: &Gguf, path: &Path) -> bool {
+    let Ok(wanted) = path.canonicalize() else { return false };
+    model.parts().iter().any(|part| part.path().canonicalize().is_ok_and(|part| part == wanted))
 }
 
 /// How a layer's experts will stand.

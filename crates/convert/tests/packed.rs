@@ -233,6 +233,10 @@ fn split_models_are_packed_and_verified_as_whole_ones() {
     pack(&split, Isa::best(), &one);
     pack(&model, Isa::best(), &other);
     assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap());
+    // A packed file cannot be unpacked, so none takes the place of what it was made from.
+    let again = Pack::new(&split, Isa::best()).unwrap();
+    let refused = again.write(&third, true, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(refused, Error::OutputIsSource { .. }), "{refused}");
 
     let found = verify(&split, &mut |_| ControlFlow::Continue(())).unwrap();
     let bytes: u64 = split.parts().iter().map(|part| part.bytes()).sum();
@@ -270,6 +274,7 @@ fn what_cannot_be_packed_is_refused_by_name() {
         ("moce.packed.version", Some(Value::from(2u32)), "version 2"),
         ("moce.packed.architecture", None, "moce.packed.architecture"),
         ("moce.packed.identity", Some(Value::from("none")), "16 hexadecimal digits"),
+        ("moce.packed.layers", Some(Value::Array(moce_gguf::Array::U32(vec![0, 0]))), "layers that do not ascend"),
         ("moce.packed.shapes", Some(Value::Array(moce_gguf::Array::U32(vec![8, 64]))), "moce.packed.shapes"),
         ("general.architecture", Some(Value::from("abacus")), "abacus"),
     ] {

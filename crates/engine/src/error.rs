@@ -79,12 +79,17 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A prompt or a generation does not fit the session's context.
-    #[error("{wanted} tokens do not fit the context of {context}; shorten the text or raise --ctx")]
+    #[error(
+        "{wanted} tokens do not fit the context of {context}; shorten the text{}, or lower --window where a text is scored",
+        if context < model { ", raise --ctx" } else { "" }
+    )]
     ContextFull {
         /// Positions that would be needed.
         wanted: usize,
         /// Positions that there are.
         context: usize,
+        /// The most that the model has.
+        model: usize,
     },
     /// The context asked for is longer than the model's.
     #[error(

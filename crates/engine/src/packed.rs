@@ -139,6 +139,9 @@ impl Header {
         }
         let bad = |key: &str, what: &str| Error::shape(gguf, format!("key {key}: {what}"));
         let blocks = metadata.u32s(LAYERS_KEY)?;
+        if blocks.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(bad(LAYERS_KEY, "layers that do not ascend"));
+        }
         let (shapes, types) = (metadata.u32s(SHAPES_KEY)?, metadata.u32s(TYPES_KEY)?);
         let orders = metadata.strings(ORDERS_KEY)?;
         for (key, found) in [(SHAPES_KEY, shapes.len()), (TYPES_KEY, types.len()), (ORDERS_KEY, orders.len())] {

@@ -10,7 +10,7 @@ use moce_kernels::{Cpu, KvShape, KvType};
 
 /// Context of a session where none is asked for, and the model's is not smaller.
 const DEFAULT_CONTEXT: usize = 4096;
-/// What the context is lowered to before few experts are left cached, where none is asked for.
+/// What the context is lowered to where none is asked for and much more of the experts is cached then.
 const SMALL_CONTEXT: usize = 1024;
 /// Most prompt tokens run at once where nothing else is said and everything is resident. More would not be faster: from here on every
 /// weight is used often enough to be computed from cache, and the scratch would grow.
@@ -196,20 +196,24 @@ impl Planner<'_> {
         if let Some(logical) = logical {
             return self.with_capacity(&contexts, limit, logical, wants_more);
         }
-        let enough = self.counts().iter().map(|count| self.per_token().max(count / 4)).collect::<Vec<_>>();
-        let mut best = None;
+        let mut best: Option<MemoryPlan> = None;
         for &context in &contexts {
             let mut buffers = self.buffers_to_try(limit).into_iter();
             let plan = buffers.find_map(|buffers| self.fit(context, limit, buffers).transpose());
-            if let Some(plan) = plan.transpose()? {
-                let is_enough = plan.resident.iter().zip(&enough).all(|(resident, enough)| resident >= enough);
+            if let Some(plan) = plan.transpose()?
+                && best.as_ref().is_none_or(|longer| self.is_worth_its_context(&plan, longer))
+            {
                 best = Some(plan);
-                if is_enough {
-                    break;
-                }
             }
         }
         best.ok_or_else(|| self.too_little(limit))
+    }
+
+    /// Whether a shorter context leaves much more room for experts than a longer one: a third more, or K in every layer where there were
+    /// fewer.
+    fn is_worth_its_context(&self, shorter: &MemoryPlan, longer: &MemoryPlan) -> bool {
+        3 * shorter.slot_bytes >= 4 * longer.slot_bytes
+            || longer.resident.iter().any(|&resident| resident < self.per_token())
     }
 
     /// Buffers for a limit, the largest first.
@@ -457,6 +461,26 @@ mod tests {
                 assert_eq!((short.context, &short.capacity[..]), (SMALL_CONTEXT, &[4, 4][..]));
             });
         }
+    }
+
+    #[test]
+    fn the_context_is_lowered_where_a_third_more_experts_are_cached_then() {
+        with_planner(false, |plan| {
+            let whole = plan(Budget::All, None).unwrap();
+            let smallest = whole.total_bytes() - whole.kv_bytes - whole.slot_bytes;
+            let budgets = (smallest..whole.total_bytes()).step_by(997);
+            let plans: Vec<MemoryPlan> = budgets.filter_map(|bytes| plan(Budget::Bytes(bytes), None).ok()).collect();
+            let (lowered, kept): (Vec<_>, Vec<_>) = plans.iter().partition(|plan| plan.context == SMALL_CONTEXT);
+            assert!(!lowered.is_empty() && kept.iter().all(|plan| plan.context == CONTEXT));
+            assert!(plans.is_sorted_by_key(|plan| plan.context));
+            // What the longer context takes would hold less than a third of what is cached beside it, to an expert of each layer.
+            let taken = whole.kv_bytes - whole.kv_bytes * SMALL_CONTEXT as u64 / CONTEXT as u64;
+            let row = whole.slot_bytes / whole.experts[0] as u64;
+            let would_be = |plan: &MemoryPlan| whole.slot_bytes.min(plan.slot_bytes + taken);
+            assert!(kept.iter().all(|plan| 3 * would_be(plan) <= 4 * (plan.slot_bytes + row)));
+            let before = |plan: &MemoryPlan| plan.slot_bytes.saturating_sub(taken);
+            assert!(lowered.iter().all(|plan| 3 * (plan.slot_bytes + row) >= 4 * before(plan)));
+        });
     }
 
     #[test]

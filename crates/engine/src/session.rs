@@ -331,7 +331,8 @@ impl Session {
             return Err(Error::TokenOutOfRange { token, vocabulary });
         }
         if tokens.len() > self.remaining() {
-            return Err(Error::ContextFull { wanted: self.position + tokens.len(), context: self.engine().context() });
+            let (context, model) = (self.engine().context(), self.engine().hyperparameters().context);
+            return Err(Error::ContextFull { wanted: self.position + tokens.len(), context, model });
         }
         self.tap.check(tokens)
     }

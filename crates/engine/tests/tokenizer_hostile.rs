@@ -94,7 +94,6 @@ fn ids_point_into_the_vocabulary() {
     refused(|v| v.bos = Some(6), "bos_token_id is 6 (expected less than 6, the number of tokens)");
     refused(|v| v.eos = Some(u32::MAX), "eos_token_id is 4294967295 (expected less than 6, the number of tokens)");
     refused(|v| v.unknown = Some(7), "unknown_token_id is 7 (expected less than 6, the number of tokens)");
-    refused(|v| v.padding = Some(8), "padding_token_id is 8 (expected less than 6, the number of tokens)");
     refused(|v| v.end = vec![1, 9], "an end token's id is 9 (expected less than 6, the number of tokens)");
     refused(|v| v.add_bos = Some(true), "add_bos_token is set, but there is no bos_token_id");
 }
@@ -129,6 +128,10 @@ fn file(tokens: &[&[u8]], merges: &[&[u8]]) -> Gguf {
         ("tokenizer.ggml.eot_token_id", Value::U32(1)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
         ("tokenizer.ggml.bos_token_id", Value::U64(0)),
+        // A prompt does not end with it, and nothing reads what would fill batches: such files exist.
+        ("tokenizer.ggml.add_eos_token", Value::Bool(true)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(1)),
+        ("tokenizer.ggml.padding_token_id", Value::U32(u32::MAX)),
     ] {
         writer.set(key, value).unwrap();
     }

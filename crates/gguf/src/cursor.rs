@@ -67,10 +67,14 @@ impl<'a> Cursor<'a> {
         match usize::try_from(count) {
             Ok(fits) if count <= most => Ok(fits),
             _ => {
-                let limit = if self.end < self.part.bytes() { "the header's limit" } else { "the file" };
+                let (limit, advice) = if self.end < self.part.bytes() {
+                    ("the header's limit", "")
+                } else {
+                    ("the file", "; the file is cut off or damaged: download it again")
+                };
                 let expected =
                     format!("at most {most} (least size {least_bytes}, {remaining} bytes remain in {limit})");
-                Err(self.malformed(offset, what, expected, count))
+                Err(self.malformed(offset, what, expected, format_args!("{count}{advice}")))
             }
         }
     }
@@ -138,7 +142,11 @@ impl<'a> Cursor<'a> {
                 format_args!("{} bytes", out.len()),
                 format_args!(
                     "{remaining}, then the end of {}",
-                    if self.end < self.part.bytes() { "what a header may have" } else { "the file" }
+                    if self.end < self.part.bytes() {
+                        "what a header may have"
+                    } else {
+                        "the file; it is cut off: download it again"
+                    }
                 ),
             ));
         }

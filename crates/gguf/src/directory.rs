@@ -1,6 +1,7 @@
 //! A model: the tensors of all its parts in one directory, the metadata of the first, and positional reads.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::cursor::beginning;
 use crate::{Error, Metadata, Part, Tensor, header, split};
@@ -29,8 +30,10 @@ impl Gguf {
         match split::all_parts(path) {
             None => Gguf::whole(Part::open(path)?),
             Some(paths) => {
-                let parts = paths.iter().map(|path| Part::open(path)).collect::<Result<_, _>>()?;
-                Gguf::split(parts)
+                let parts = (1..)
+                    .zip(&paths)
+                    .map(|(number, path)| Part::open(path).map_err(|error| name_missing_part(error, number, &paths)));
+                Gguf::split(parts.collect::<Result<_, _>>()?)
             }
         }
     }
@@ -147,5 +150,18 @@ impl Gguf {
     /// If there is no such part.
     pub fn read_at(&self, part: usize, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         self.parts[part].read_at(offset, out)
+    }
+}
+
+/// Says which part (from 1) it is that is not there, if others are.
+fn name_missing_part(error: Error, number: usize, paths: &[PathBuf]) -> Error {
+    match error {
+        Error::File { file, action, source }
+            if source.kind() == io::ErrorKind::NotFound && paths.iter().any(|path| path.exists()) =>
+        {
+            let said = format!("part {number} of {} is missing; all parts go into one folder", paths.len());
+            Error::File { file, action, source: io::Error::new(io::ErrorKind::NotFound, said) }
+        }
+        error => error,
     }
 }

@@ -33,6 +33,27 @@ pub enum Error {
         /// The system's error; none at the end of the file.
         source: Option<io::Error>,
     },
+    /// The file is something else.
+    #[error("{}: this is no GGUF file ({found}); moce reads .gguf files", file.display())]
+    NotGguf {
+        /// The file.
+        file: PathBuf,
+        /// What shows it.
+        found: String,
+    },
+    /// The file ends before its last tensor does.
+    #[error(
+        "{}: the file is cut off: it has {bytes} bytes and needs at least {needed}; download it again",
+        file.display()
+    )]
+    CutOff {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// Where its last tensor ends.
+        needed: u64,
+    },
     /// The file is for big-endian machines.
     #[error("{}: big-endian GGUF (version {version}), expected little-endian", file.display())]
     BigEndian {

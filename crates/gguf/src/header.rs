@@ -73,9 +73,14 @@ fn check_count(
 }
 
 fn magic_and_version(cursor: &mut Cursor<'_>, part: &Part) -> Result<u32, Error> {
+    let other = |found: String| Error::NotGguf { file: part.path().into(), found };
+    if part.bytes() < MAGIC.len() as u64 {
+        let found = if part.bytes() == 0 { "it is empty" } else { "it is shorter than 4 bytes" };
+        return Err(other(found.into()));
+    }
     let magic: [u8; 4] = cursor.number("magic", |bytes| bytes)?;
     if magic != MAGIC {
-        return Err(cursor.malformed(0, "magic", "\"GGUF\"", format_args!("\"{}\"", magic.escape_ascii())));
+        return Err(other(format!("its magic is \"{}\"", magic.escape_ascii())));
     }
     match cursor.u32("version")? {
         version @ (2 | 3) => Ok(version),
@@ -263,18 +268,21 @@ fn place_tensors(
     places: &[Place],
     data_start: u64,
 ) -> Result<(), Error> {
+    let mut needed = 0;
     for (tensor, place) in tensors.iter_mut().zip(places) {
         let start = data_start.checked_add(place.offset);
         let end = start.and_then(|start| start.checked_add(tensor.bytes as u64));
-        match (start, end) {
-            (Some(start), Some(end)) if end <= part.bytes() => tensor.offset = start,
-            _ => {
-                cursor.enter_named("tensor", &tensor.name);
-                let room = part.bytes().saturating_sub(data_start);
-                let expected = format!("{} bytes inside the data ({room} bytes)", tensor.bytes);
-                return Err(cursor.malformed(place.said_at, "offset", expected, place.offset));
-            }
-        }
+        let (Some(start), Some(end)) = (start, end) else {
+            cursor.enter_named("tensor", &tensor.name);
+            let room = part.bytes().saturating_sub(data_start);
+            let expected = format!("{} bytes inside the data ({room} bytes)", tensor.bytes);
+            return Err(cursor.malformed(place.said_at, "offset", expected, place.offset));
+        };
+        tensor.offset = start;
+        needed = needed.max(end);
+    }
+    if needed > part.bytes() {
+        return Err(Error::CutOff { file: part.path().into(), bytes: part.bytes(), needed });
     }
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&index| tensors[index].offset);

@@ -28,8 +28,14 @@ impl Part {
         let failed = |source| Error::File { file: path.into(), action: "open", source };
         // Looked at before it is opened: opening a FIFO would wait for a writer.
         let regular = |metadata: Metadata| {
-            let kind = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            if metadata.is_file() { Ok(metadata) } else { Err(kind) }
+            let refused = |kind, why: &str| Err(io::Error::new(kind, why));
+            match metadata.file_type() {
+                kind if kind.is_file() => Ok(metadata),
+                kind if kind.is_dir() => {
+                    refused(io::ErrorKind::IsADirectory, "this is a folder; a model is a .gguf file in it")
+                }
+                _ => refused(io::ErrorKind::InvalidInput, "not a regular file"),
+            }
         };
         std::fs::metadata(path).and_then(regular).map_err(failed)?;
         let file = File::open(path).map_err(failed)?;
@@ -130,7 +136,10 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused() {
-        let folder = std::env::temp_dir();
-        assert!(Part::open(&folder).unwrap_err().to_string().ends_with("cannot open: not a regular file"));
+        let refused = |path: &Path| Part::open(path).unwrap_err().to_string();
+        let folder = refused(&std::env::temp_dir());
+        assert!(folder.ends_with("cannot open: this is a folder; a model is a .gguf file in it"), "{folder}");
+        #[cfg(unix)]
+        assert_eq!(refused(Path::new("/dev/null")), "/dev/null: cannot open: not a regular file");
     }
 }

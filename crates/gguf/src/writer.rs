@@ -162,8 +162,8 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] if `path` exists or the system refuses, [`Error::TensorData`] if `data` fails or writes another
-    /// number of bytes. No file is left behind.
+    /// [`Error::File`] if `path` exists, is named like a part of a split model though the file is none, or the system refuses;
+    /// [`Error::TensorData`] if `data` fails or writes another number of bytes. No file is left behind.
     pub fn create(
         &self,
         path: &Path,
@@ -213,6 +213,15 @@ impl Writer {
         let ends_as_folder = end.is_some_and(|&end| is_separator(end.into()));
         if ends_as_folder || path.file_name().is_none() || path.is_dir() {
             return Err(failed("create")(io::ErrorKind::IsADirectory.into()));
+        }
+        if path.symlink_metadata().is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+            return Err(failed("replace")(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+        }
+        if split::all_parts(path).is_some() && self.get(split::COUNT_KEY).is_none() {
+            return Err(failed("create")(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "by its name it would be a part of a split model, and it is a whole one",
+            )));
         }
         let file = unfinished::create(path).map_err(failed("create"))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);

@@ -1,6 +1,6 @@
 //! Files that break GGUF's rules: each is refused, with file, place, expected and found in the message.
 
-use moce_gguf::Gguf;
+use moce_gguf::{Gguf, split};
 
 /// A header written field by field, so that any of them can be wrong.
 #[derive(Clone, Default)]
@@ -79,8 +79,39 @@ fn every_truncation_is_refused() {
     let whole = sound().0;
     for length in 0..whole.len() {
         let error = Raw(whole[..length].to_vec()).parse().expect_err("a truncated file was taken");
-        assert!(error.starts_with("m.gguf: byte "), "{error}");
+        let why = if length < 4 { "no GGUF file" } else { "cut off" };
+        assert!(error.starts_with("m.gguf: ") && error.contains(why), "{error}");
     }
+    let bytes = whole.len();
+    // How much is missing depends on the tensor that ends last, and so not on where the file is cut.
+    for length in [bytes - 1, bytes - 128] {
+        Raw(whole[..length].to_vec()).refused(&format!(
+            "m.gguf: the file is cut off: it has {length} bytes and needs at least {bytes}; download it again"
+        ));
+    }
+}
+
+#[test]
+fn of_a_split_model_the_part_that_is_cut_off_or_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: u32| split::part_path(&folder.path().join("m"), number, 3);
+    let refused = || Gguf::open(&path(1)).unwrap_err().to_string();
+    let plain = refused();
+    assert!(plain.contains("m-00001-of-00003.gguf: cannot open: ") && !plain.contains("part 1"), "{plain}");
+    for number in 1..=3 {
+        let keys = Raw::header(1, 3).key_u32(split::NUMBER_KEY, number - 1).key_u32(split::COUNT_KEY, 3);
+        let whole = keys.key_u32(split::TENSORS_KEY, 3).tensor(&format!("t{number}"), &[16], 0, 0).data(64);
+        std::fs::write(path(number), whole.0).unwrap();
+    }
+    assert_eq!(Gguf::open(&path(1)).unwrap().tensors().len(), 3);
+    let second = std::fs::File::options().write(true).open(path(2)).unwrap();
+    let bytes = second.metadata().unwrap().len();
+    second.set_len(bytes - 10).unwrap();
+    let expected = format!("cut off: it has {} bytes and needs at least {bytes}; download it again", bytes - 10);
+    assert_eq!(refused(), format!("{}: the file is {expected}", path(2).display()));
+    std::fs::remove_file(path(2)).unwrap();
+    let expected = "cannot open: part 2 of 3 is missing; all parts go into one folder";
+    assert_eq!(refused(), format!("{}: {expected}", path(2).display()));
 }
 
 #[test]
@@ -97,7 +128,13 @@ fn no_single_byte_makes_it_panic() {
 
 #[test]
 fn other_files_and_versions() {
-    Raw(b"PK\x03\x04".to_vec()).refused("m.gguf: byte 0: header: magic: expected \"GGUF\", found \"PK\\x03\\x04\"");
+    for (bytes, found) in [
+        (&b"PK\x03\x04"[..], "its magic is \"PK\\x03\\x04\""),
+        (b"GGU", "it is shorter than 4 bytes"),
+        (b"", "it is empty"),
+    ] {
+        Raw(bytes.to_vec()).refused(&format!("m.gguf: this is no GGUF file ({found}); moce reads .gguf files"));
+    }
     Raw(b"GGUF".to_vec()).u32(1).refused("m.gguf: byte 4: header: version: expected 2 or 3, found 1");
     Raw(b"GGUF".to_vec()).u32(3 << 24).refused("m.gguf: big-endian GGUF (version 3), expected little-endian");
     let two = Raw(b"GGUF".to_vec()).u32(2).u64(0).u64(0);
@@ -108,10 +145,11 @@ fn other_files_and_versions() {
 fn counts_are_compared_with_what_remains() {
     Raw::header(u64::MAX, 0).refused(
         "m.gguf: byte 8: header: number of tensors: expected at most 0 (least size 33, 0 bytes remain in the file), \
-         found 18446744073709551615",
+         found 18446744073709551615; the file is cut off or damaged: download it again",
     );
     Raw::header(0, 2).key_u32("k", 1).refused(
-        "m.gguf: byte 16: header: number of keys: expected at most 1 (least size 14, 17 bytes remain in the file), found 2",
+        "m.gguf: byte 16: header: number of keys: expected at most 1 (least size 14, 17 bytes remain in the file), \
+         found 2; the file is cut off or damaged: download it again",
     );
     Raw::header(0, 65_537)
         .bytes(&vec![0; 14 * 65_537])
@@ -121,10 +159,11 @@ fn counts_are_compared_with_what_remains() {
         .refused("m.gguf: byte 8: header: number of tensors: expected at most 262144, found 262145");
     Raw::header(0, 1).string("k").u32(9).u32(10).u64(1 << 61).bytes(&[0; 80]).refused(
         "m.gguf: byte 41: key \"k\": element count: expected at most 10 (least size 8, 80 bytes remain in the file), \
-         found 2305843009213693952",
+         found 2305843009213693952; the file is cut off or damaged: download it again",
     );
     Raw::header(0, 1).string("key").u32(8).u64(100).bytes(&[0; 99]).refused(
-        "m.gguf: byte 39: key \"key\": value: expected at most 99 (least size 1, 99 bytes remain in the file), found 100",
+        "m.gguf: byte 39: key \"key\": value: expected at most 99 (least size 1, 99 bytes remain in the file), \
+         found 100; the file is cut off or damaged: download it again",
     );
 }
 
@@ -232,7 +271,7 @@ fn bad_tensors() {
     one(&[32], 31, 0).refused("m.gguf: byte 45: tensor \"t\": type: expected a tensor type of ggml, found 31");
     one(&[32], 0, 16).refused("m.gguf: byte 49: tensor \"t\": offset: expected a multiple of 32, found 16");
     one(&[32], 0, 160)
-        .refused("m.gguf: byte 49: tensor \"t\": offset: expected 128 bytes inside the data (256 bytes), found 160");
+        .refused("m.gguf: the file is cut off: it has 320 bytes and needs at least 352; download it again");
     one(&[32], 0, u64::MAX - 31).refused(
         "m.gguf: byte 49: tensor \"t\": offset: expected 128 bytes inside the data (256 bytes), \
          found 18446744073709551584",

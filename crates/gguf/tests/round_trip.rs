@@ -184,6 +184,19 @@ fn a_path_that_only_a_folder_can_have_is_refused_before_anything_is_written() {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_no_model_file_may_be_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let unwanted = |_: &Tensor, _: &mut dyn Write| -> io::Result<()> { panic!("written although it cannot be kept") };
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("special")).unwrap();
+    for (name, reason) in [("special", "no regular file"), ("m-00002-of-00003.gguf", "part of a split model")] {
+        let error = small().replace(&folder.path().join(name), unwanted).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(reason), "{error}");
+    }
+    assert_eq!(names_in(folder.path()), ["special"]);
+}
+
+#[test]
 fn data_of_another_length_is_refused() {
     let error = |change: isize| {
         let wrong =
@@ -327,7 +340,8 @@ fn parts_that_do_not_belong_together_are_refused() {
     // A lone file by a part's name, and a part by another name.
     let folder = tempfile::tempdir().unwrap();
     for part in 1..=2 {
-        small().create(&folder.path().join(format!("m-0000{part}-of-00002.gguf")), write_data).unwrap();
+        small().create(&folder.path().join("m.gguf"), write_data).unwrap();
+        fs::rename(folder.path().join("m.gguf"), folder.path().join(format!("m-0000{part}-of-00002.gguf"))).unwrap();
     }
     let message = Gguf::open(&folder.path().join("m-00001-of-00002.gguf")).unwrap_err().to_string();
     assert!(

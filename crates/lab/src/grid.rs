@@ -54,7 +54,14 @@ fn values(text: &str) -> Result<Vec<String>, String> {
     // A path may have both, too: `../lambdas.txt`.
     let is_range = |text: &str| text.split_once("..").is_some_and(|(from, _)| !from.is_empty() && !from.contains('/'));
     let Some((range, steps)) = text.split_once('/').filter(|_| is_range(text)) else {
-        return Ok(text.split('|').map(|value| value.trim().to_owned()).collect());
+        let listed: Vec<String> = text.split('|').map(|value| value.trim().to_owned()).collect();
+        // A file's name may have two dots, too: `lambdas..txt`.
+        let lacks_steps =
+            |value: &str| value.split_once("..").is_some_and(|(from, _)| from.trim().parse::<f64>().is_ok());
+        return match listed.iter().find(|value| lacks_steps(value)) {
+            Some(value) => Err(format!("{value} has no steps; a range is from..to/steps, such as 0..0.25/5")),
+            None => Ok(listed),
+        };
     };
     let wrong = || format!("{text} is no range; from..to/steps is one, such as 0..1/20");
     let (from, to) = range.split_once("..").ok_or_else(wrong)?;
@@ -86,12 +93,25 @@ mod tests {
 
     #[test]
     fn a_path_is_no_range() {
-        for path in ["../lambdas.txt", "a/../b.txt"] {
+        for path in ["../lambdas.txt", "a/../b.txt", "lambdas..txt"] {
             let policies = parse_grid(&format!("cache-prior:lambda={path}"), |read| {
                 assert_eq!(read, path);
                 Ok("0.1 0.2".to_owned())
             });
             assert_eq!(policies.unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_range_without_steps_is_refused_with_one_that_has_them() {
+        for (wrong, value) in [
+            ("cache-prior:lambda=0..0.25", "0..0.25"),
+            ("cache-prior:lambda=0.5|0..1,j=2", "0..1"),
+            ("max-rank:m=4..", "4.."),
+        ] {
+            let error = parse_grid(wrong, |path| Err(format!("no file {path}"))).unwrap_err().to_string();
+            let expected = format!("{value} has no steps; a range is from..to/steps, such as 0..0.25/5");
+            assert!(error.ends_with(&expected), "{error}");
         }
     }
 

@@ -49,6 +49,12 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
 /// The fewest units (windows) that tell something of the spread.
 pub(crate) const LEAST_UNITS: usize = 8;
 
+/// Why [`bootstrap`] gives no interval for so many windows, for people; `None` where it gives one.
+pub fn why_no_interval(windows: usize) -> Option<String> {
+    let plural = if windows == 1 { "" } else { "s" };
+    (windows < LEAST_UNITS).then(|| format!("no interval: {windows} window{plural}, {LEAST_UNITS} are needed"))
+}
+
 /// Bootstrap over `units` (windows of a text, in order): `statistic` gets the indices of a sample drawn with replacement, as many as there are
 /// units. Paired, if it compares two runs on the same units. `None` for fewer than eight.
 ///
@@ -214,6 +220,11 @@ mod tests {
     #[test]
     fn a_handful_of_windows_says_nothing_about_the_spread() {
         assert_eq!(bootstrap(LEAST_UNITS - 1, |_| 3.0), None);
+        for units in 0..=LEAST_UNITS + 1 {
+            assert_eq!(why_no_interval(units).is_none(), bootstrap(units, |_| 3.0).is_some(), "{units}");
+        }
+        assert_eq!(why_no_interval(1).unwrap(), "no interval: 1 window, 8 are needed");
+        assert!(why_no_interval(7).unwrap().contains("7 windows"));
     }
 
     #[test]

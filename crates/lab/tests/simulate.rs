@@ -148,7 +148,10 @@ fn a_lossy_record_is_simulated_from_its_scores_or_as_it_was() {
     let (original, _) = recorded("original", None);
     for (trace, is_lossy) in [(&trace, true), (&with_scores, true), (&original, false)] {
         let options = GlobalOptions { capacities: vec![4 << 20], prompt_batch: usize::MAX, timing: None };
-        for cell in simulate_global(TraceReader::new(&trace[..]).unwrap(), &options).unwrap().cells {
+        let report = simulate_global(TraceReader::new(&trace[..]).unwrap(), &options).unwrap();
+        // Two windows, and three tokens behind the second.
+        assert_eq!(report.batches_per_start, Some((1.0 + 4.0) / 2.0));
+        for cell in report.cells {
             let label = if is_lossy { "as recorded: cache-prior:lambda=0.3" } else { "original" };
             assert!(cell.routing.starts_with(label) && cell.routing_prompt.starts_with(label), "{}", cell.routing);
         }

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. What belongs to one command stands in its file.
 
 mod model;
+mod numbers;
 mod recording;
 mod sampling;
 mod scoring;
@@ -8,8 +9,9 @@ mod scoring;
 pub(crate) use model::{
     CommonOptions, ModelOptions, Policies, PolicyOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT,
     WrittenCapacity, apply_profile, cache_folder, parse_budget, parse_capacity, parse_policies, parse_routing,
-    parse_share, parse_start, parse_written_capacity, positive, with_default,
+    parse_share, parse_start, parse_written_capacity, with_default,
 };
+pub(crate) use numbers::{positive, whole};
 pub(crate) use recording::Recording;
 pub(crate) use sampling::{Sampling, parse_positive};
 pub(crate) use scoring::{LOGIT_ROWS, Scoring};
@@ -36,7 +38,13 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "moce", version, about, propagate_version = true, disable_help_subcommand = false)]
 #[command(after_help = "Without MODEL every command uses $MOCE_MODEL, else the demo model that ships with moce.\n\
-    Start with:  moce run -p \"Once upon a time\"")]
+    Start with:  moce run -p \"Once upon a time\"\n\n\
+    Environment:\n  \
+    MOCE_MODEL  the model where none is named\n  \
+    MOCE_HOME   where models/demo*.gguf is looked for first\n  \
+    MOCE_ISA    scalar, avx2 or avx512vnni instead of this CPU's best\n  \
+    MOCE_LOG    what is logged, such as debug or moce_engine=debug (-v, -vv)\n  \
+    NO_COLOR    no colours")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -69,7 +77,8 @@ pub(crate) enum Command {
     /// Turn text into token ids, or ids into text
     #[command(
         after_help = "Examples:\n  moce tokenize \"Hello, world\"\n  moce tokenize model.gguf \"Hello\" --ids\n  \
-        moce tokenize model.gguf --decode \"1 2 3\"\n  moce tokenize < text.txt"
+        moce tokenize model.gguf --decode \"1 2 3\"\n  moce tokenize < text.txt\n\n\
+        These are the tokens of the text alone; `run` and `logits` put the token before a prompt that the file wants there."
     )]
     Tokenize(Tokenize),
     /// Show the likeliest next tokens and their logits
@@ -111,7 +120,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  moce trace record -f text.txt --limit 65536 -o text.trace\n  \
         moce simulate text.trace --routing-grid \"original;cache-prior:lambda=0..0.25/5\" --capacity 25%,50% --eviction lru,score\n  \
         moce simulate text.trace --flash-bandwidth 2GB --flash-latency-us 100 --compute-ms 30\n  \
-        moce simulate text.trace --scope global --capacity 500MiB,4000MiB")]
+        moce simulate text.trace --scope global --prompt-batch 1 --capacity 10MiB,40MiB")]
     Simulate(Simulate),
     /// Measure accuracy on MMLU, GSM8K or questions from a file
     #[command(after_help = "Examples:\n  moce eval mmlu --data data/mmlu --limit 20\n  \
@@ -141,5 +150,29 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_that_take_whole_numbers_say_which() {
+        let parse = |words: &[&str], value: &str| Cli::try_parse_from([&["moce"][..], words, &[value]].concat());
+        let from_zero = "expected a whole number from 0 to 18446744073709551615";
+        let from_one = "expected a whole number from 1 to 1024";
+        for (words, wrong, expected) in [
+            (&["run", "-n"][..], "-1", from_zero),
+            (&["run", "--seed"], "-1", from_zero),
+            (&["run", "--top-k"], "-5", from_zero),
+            (&["run", "--threads"], "1025", from_one),
+            (&["run", "--io-depth"], "0", from_one),
+            (&["logits", "-p", "text", "--top"], "1e3", from_zero),
+            (&["eval", "mmlu", "--shot-count"], "x", from_zero),
+            (&["bench", "--seed"], "1.5", from_zero),
+            (&["trace", "record", "-p", "text", "-o", "trace", "-n"], "-1", from_zero),
+        ] {
+            for wrong in [wrong, "abc"] {
+                let message = parse(words, wrong).unwrap_err().to_string();
+                assert!(message.contains(wrong) && message.contains(expected), "{words:?}: {message}");
+            }
+            assert!(parse(words, "7").is_ok(), "{words:?}");
+        }
     }
 }

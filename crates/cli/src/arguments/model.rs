@@ -1,5 +1,6 @@
 //! The options of every command that runs a model, and what they turn into.
 
+use super::{positive, whole};
 use crate::size;
 use clap::{Arg, Args, ValueEnum, ValueHint};
 use moce_engine::routing::{self, EvictionSpec, Policy, RoutingOptions, Start, TouchOrder};
@@ -62,7 +63,7 @@ pub(crate) struct CommonOptions {
     #[arg(long, value_name = "BACKEND", value_parser = parse_backend, default_value = "auto")]
     pub(crate) io: Backend,
     /// Reads at once [default: a short probe finds out]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=1024))]
     pub(crate) io_depth: Option<u16>,
     /// Read past the system's page cache [default: where that gives the right bytes]
     #[arg(long, value_enum, value_name = "on|off")]
@@ -70,19 +71,20 @@ pub(crate) struct CommonOptions {
     /// Compare what is read of experts with its checksum (packed models)
     #[arg(long)]
     pub(crate) verify_fetches: bool,
-    /// Context length in tokens, or `max` for the model's own [default: 4096, or the model's if smaller]
+    /// Context length in tokens, or `max` for the model's own [default: 4096, or the model's if smaller; 1024 where a third more of the
+    /// experts is cached then]
     #[arg(long, value_name = "N|max", value_parser = parse_context)]
     pub(crate) ctx: Option<Context>,
     /// How keys and values are kept
     #[arg(long, value_enum, default_value_t = Kv::F16)]
     pub(crate) kv: Kv,
     /// Compute threads [default: one for each processor of --affinity, else one a physical core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Cores to run on, one a thread, such as `0,2-3`
     #[arg(long, value_name = "LIST", value_parser = parse_affinity)]
     pub(crate) affinity: Option<Affinity>,
-    /// Prompt tokens run at once, or `auto`
+    /// Prompt tokens run at once, or `auto`: at most 512 where everything is resident, 4096 where experts are streamed, as memory allows
     #[arg(long, value_name = "N|auto", value_parser = parse_chunk, default_value = "auto")]
     pub(crate) chunk: Chunk,
 }
@@ -345,13 +347,6 @@ fn parse_chunk(text: &str) -> Result<Chunk, String> {
         Ok(Chunk::Auto)
     } else {
         positive(text).map(Chunk::Tokens).map_err(|e| format!("{e}, or auto"))
-    }
-}
-
-pub(crate) fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number @ 1..=16_777_216) => Ok(number),
-        _ => Err("expected a whole number from 1 to 16777216".to_owned()),
     }
 }
 

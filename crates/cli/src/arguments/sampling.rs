@@ -1,5 +1,6 @@
 //! How tokens are picked, on the command line.
 
+use super::whole;
 use clap::Args;
 use moce_engine::SamplerOptions;
 
@@ -11,7 +12,7 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_non_negative)]
     pub(crate) temp: f32,
     /// Only the likeliest K tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = 40, value_parser = whole(0..=usize::MAX))]
     pub(crate) top_k: usize,
     /// The likeliest tokens that together have probability P; 1 for all
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = parse_probability)]
@@ -23,7 +24,7 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_positive)]
     pub(crate) repeat_penalty: f32,
     /// Seed of the random numbers [default: a new one each time, printed at the end]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: Option<u64>,
 }
 

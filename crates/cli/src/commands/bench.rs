@@ -4,7 +4,7 @@ use super::plan::{Machine, flash_rates};
 use super::{announce, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, Policies, PolicyOptions, RoutingPrompt, apply_profile, cache_folder, parse_budget,
-    parse_capacity, parse_policies, positive, with_default,
+    parse_capacity, parse_policies, positive, whole, with_default,
 };
 use crate::report::usage;
 use crate::{interrupt, model_path, report};
@@ -86,7 +86,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     pub(crate) ceilings: bool,
     /// Seed of the prompt and of the sampler
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) policy: PolicyOptions,

@@ -1,8 +1,9 @@
 //! `moce eval`: accuracy on MMLU, GSM8K, or questions from a file.
 
-use super::{Setting, open_engine, write_json};
+use super::perplexity::caches;
+use super::{Setting, check_target, open_engine, write_json};
 use crate::arguments::{
-    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, with_default,
+    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, positive, whole, with_default,
 };
 use crate::report::usage;
 use crate::{interrupt, report};
@@ -44,7 +45,7 @@ pub(crate) struct Eval {
     pub(crate) shots: Option<PathBuf>,
     /// Examples in a prompt, the first of their file (of GSM8K too, whose examples lm-evaluation-harness draws); questions from a file have
     /// none without --shots [default: 5]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=usize::MAX))]
     pub(crate) shot_count: Option<usize>,
     /// Write each question's result here; a run that was broken off goes on where it stopped
     #[arg(short, long, value_name = "RESULT.jsonl", value_hint = ValueHint::FilePath)]
@@ -60,6 +61,7 @@ pub(crate) struct Eval {
 }
 
 pub(crate) fn run(arguments: &Eval, global: &Global) -> anyhow::Result<()> {
+    arguments.output.as_deref().map_or(Ok(()), check_target)?;
     let task = read_task(arguments)?;
     let baseline = arguments.baseline.as_deref().map(|path| read_baseline(path, &task)).transpose()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
@@ -214,7 +216,8 @@ fn print(report: &EvaluationReport) -> std::io::Result<()> {
         writeln!(output, "cut         prompts that did not fit the context: {} (--ctx)", report.cut_prompts)?;
     }
     if !report.capacity.is_empty() {
-        writeln!(output, "misses      {:.2} % of the choices  ({})", 100.0 * report.miss_rate, report.eviction)?;
+        let caches = caches(&report.eviction, &report.capacity);
+        writeln!(output, "misses      {:.2} % of the choices  ({caches})", 100.0 * report.miss_rate)?;
         let changed = 100.0 * report.changed_share;
         let routing = report::routing(&report.routing, &report.routing_prompt);
         writeln!(output, "routing     {routing}, {changed:.2} % of the choices changed")?;

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Inspect, global: &Global) -> anyhow::Result<()> {
     if arguments.metadata {
         writeln!(output, "\nmetadata")?;
         for (key, value) in gguf.metadata().iter() {
-            writeln!(output, "  {key:<42} {}", describe(value))?;
+            writeln!(output, "  {:<42} {}", printable(key), describe(value))?;
         }
     }
     if arguments.tensors {
@@ -58,7 +58,8 @@ pub(crate) fn run(arguments: &Inspect, global: &Global) -> anyhow::Result<()> {
         for tensor in gguf.tensors() {
             let TensorRow { name, r#type, dims, bytes, part, offset } = TensorRow::new(tensor);
             let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
-            writeln!(output, "  {name:<36} {type:<6} {:>20} {bytes:>12} B  part {part} at {offset}", dims.join(" x "))?;
+            let (name, dims) = (printable(&name), dims.join(" x "));
+            writeln!(output, "  {name:<36} {type:<6} {dims:>20} {bytes:>12} B  part {part} at {offset}")?;
         }
     }
     Ok(())
@@ -145,6 +146,8 @@ impl Overview {
         let metadata = gguf.metadata();
         let architecture = packed::architecture(gguf)?.to_owned();
         let key = |name: &str| metadata.find::<u64>(&format!("{architecture}.{name}"));
+        // Of other architectures it may be an array of one number a layer.
+        let heads = |name: &str| key(&format!("attention.{name}")).unwrap_or(None);
         let text = |name: &str| Ok::<_, moce_gguf::Error>(metadata.find::<&str>(name)?.map(str::to_owned));
         let mut formats = BTreeMap::<_, FormatShare>::new();
         let mut parameters = 0;
@@ -172,8 +175,8 @@ impl Overview {
             parameters,
             layers: key("block_count")?,
             hidden: key("embedding_length")?,
-            heads: key("attention.head_count")?,
-            kv_heads: key("attention.head_count_kv")?,
+            heads: heads("head_count"),
+            kv_heads: heads("head_count_kv"),
             context: key("context_length")?,
             vocabulary: gguf.find_tensor("token_embd.weight").map(|tensor| tensor.rows() as u64),
             dense_bytes: total_bytes - experts.as_ref().map_or(0, |experts| experts.total_bytes),
@@ -186,7 +189,7 @@ impl Overview {
     }
 
     fn print(&self, output: &mut impl Write) -> std::io::Result<()> {
-        let mut line = |name: &str, value: String| writeln!(output, "{name:<13} {value}");
+        let mut line = |name: &str, value: String| writeln!(output, "{name:<13} {}", printable(&value));
         let optional = |value: Option<u64>| value.map_or("not stated".to_owned(), |value| value.to_string());
         let parts = if self.parts > 1 { format!(", {} parts", self.parts) } else { String::new() };
         line(
@@ -245,7 +248,7 @@ impl Experts {
             layers: by_layer.len() as u64,
             expert_bytes: by_layer.values().map(|bytes| bytes / count).max().unwrap_or(0),
             total_bytes: by_layer.values().sum(),
-            bytes_per_token: by_layer.values().map(|bytes| bytes / count * per_token).sum(),
+            bytes_per_token: by_layer.values().map(|bytes| bytes / count * per_token.min(count)).sum(),
         }
     }
 }
@@ -319,6 +322,12 @@ fn describe_array(array: &Array) -> String {
     };
     let rest = if array.len() > SHOWN { ", ..." } else { "" };
     format!("[{shown}{rest}] ({} {})", array.len(), array.element_type().name())
+}
+
+/// A text of the file without what would move a terminal's cursor.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(shown).collect()
 }
 
 fn quote(bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 //! `moce logits`: what the model expects after a text.
 
-use super::{Setting, open_engine, write_json};
-use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, with_default};
+use super::{Setting, open_engine, say_what_is_lost, write_json};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, whole, with_default};
 use crate::report;
 use clap::{Args, ValueHint};
 use moce_engine::Session;
@@ -20,7 +20,7 @@ pub(crate) struct Logits {
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) prompt: String,
     /// How many tokens to show (with --json all logits are printed)
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole(0..=usize::MAX))]
     pub(crate) top: usize,
     #[command(flatten)]
     pub(crate) recording: Recording,
@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
     // Every token is the prompt's: a policy that leaves them alone would do nothing.
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |_| {})?;
     let prompt = engine.tokenizer().encode_prompt(&arguments.prompt)?;
+    say_what_is_lost(engine.tokenizer(), &arguments.prompt);
     let mut session = Session::new(&engine)?;
     let replayed_routing = arguments.recording.attach(replay, &mut session, global.quiet)?;
     session.prompt(&prompt)?;
@@ -72,13 +73,14 @@ pub(crate) fn run(arguments: &Logits, global: &Global) -> anyhow::Result<()> {
         return recorded;
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
+    let weight = |logit: f32| libm::exp(f64::from(logit) - f64::from(max));
+    let sum: f64 = logits.iter().copied().map(weight).sum();
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     ids.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
     writeln!(output, "{:>8}  {:>9}  {:>11}  piece", "id", "logit", "probability")?;
     for &id in ids.iter().take(arguments.top) {
         let logit = logits[id as usize];
-        let probability = f64::from(logit - max).exp() / sum;
+        let probability = weight(logit) / sum;
         writeln!(
             output,
             "{id:>8}  {logit:>9.4}  {probability:>11.6}  {:?}",

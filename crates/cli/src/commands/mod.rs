@@ -19,8 +19,9 @@ pub(crate) mod verify;
 
 use crate::arguments::{Global, ModelOptions, RoutingPrompt};
 use crate::{model_path, report};
+use anyhow::bail;
 use moce_engine::routing::Policy;
-use moce_engine::{Engine, EngineOptions, packed};
+use moce_engine::{Engine, EngineOptions, Tokenizer, packed};
 use moce_gguf::Gguf;
 use moce_lab::Profile;
 use serde::Serialize;
@@ -47,6 +48,26 @@ impl Setting {
             touch: engine.routing().touch.to_string(),
             start: engine.routing().start.to_string(),
         }
+    }
+}
+
+/// Refuses the name of a file that could not be written, before any work is done for it.
+fn check_target(path: &Path) -> anyhow::Result<()> {
+    if path.is_dir() {
+        bail!("{} is a folder; give the name of a file", path.display());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+    if let Some(folder) = folder {
+        bail!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    }
+    Ok(())
+}
+
+/// Says that a vocabulary has no tokens for some of a text, which the model then does not see.
+fn say_what_is_lost(tokenizer: &Tokenizer, text: &str) {
+    let lost = tokenizer.lost_bytes(text);
+    if lost > 0 {
+        report::say(format_args!("bytes without a token in this model's vocabulary, which are left out: {lost}"));
     }
 }
 

@@ -4,10 +4,12 @@ use super::{Setting, open_engine, write_json};
 use crate::arguments::{
     Global, ModelOptions, Recording, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Scoring, with_default,
 };
+use crate::report::usage;
 use crate::{interrupt, model_path, report};
 use clap::{Args, ValueHint};
 use moce_engine::Session;
-use moce_lab::statistics::Interval;
+use moce_engine::routing::Policy;
+use moce_lab::statistics::{Interval, why_no_interval};
 use moce_lab::{DivergenceReport, PerplexityReport, perplexity_in};
 use serde::Serialize;
 use std::io::Write;
@@ -34,6 +36,7 @@ pub(crate) struct Perplexity {
 }
 
 pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()> {
+    refuse_policy_in_vain(&arguments.options)?;
     let text = model_path::read_text(&arguments.file)?;
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Same, |options| {
@@ -65,6 +68,18 @@ pub(crate) fn run(arguments: &Perplexity, global: &Global) -> anyhow::Result<()>
     recorded
 }
 
+/// Refuses a policy that is kept from all tokens that there are.
+fn refuse_policy_in_vain(options: &ModelOptions) -> anyhow::Result<()> {
+    let has_policy = options.profile.is_some() || options.policy.routing != Policy::Original;
+    if has_policy && matches!(options.policy.routing_prompt, Some(RoutingPrompt::Original)) {
+        return Err(usage(
+            "--routing-prompt original: every token of a text counts as a prompt token, so the policy would do nothing; \
+             leave it away",
+        ));
+    }
+    Ok(())
+}
+
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Document<'a> {
@@ -92,11 +107,10 @@ fn print(report: &PerplexityReport) -> std::io::Result<()> {
     }
     writeln!(
         output,
-        "misses                {:.2} % of the choices, {:.2} a token  ({}, {} experts cached a layer)",
+        "misses                {:.2} % of the choices, {:.2} a token  ({})",
         100.0 * report.miss_rate,
         report.misses_per_token,
-        report.eviction,
-        report::capacity(&report.capacity),
+        caches(&report.eviction, &report.capacity),
     )?;
     write!(output, "cached for            {:.1} tokens on average", report.lifetime_mean)?;
     match report.lifetimes_still_cached {
@@ -114,11 +128,20 @@ fn print(report: &PerplexityReport) -> std::io::Result<()> {
     }
 }
 
+/// What misses were counted with, for people: `lru, 30 experts cached a layer`.
+pub(super) fn caches(eviction: &str, capacity: &[usize]) -> String {
+    format!("{eviction}, {} experts cached a layer", report::capacity(capacity))
+}
+
 fn print_divergence(output: &mut impl Write, divergence: &DivergenceReport) -> std::io::Result<()> {
     let DivergenceReport { kl_mean, top1_agreement, original_perplexity, perplexity_rise, .. } = *divergence;
     let kl = range(divergence.kl_interval, 1.0, 5);
     let agreement = range(divergence.top1_agreement_interval, 100.0, 2);
-    let rise = range(divergence.perplexity_rise_interval, 100.0, 2);
+    // All have an interval, or none has.
+    let rise = match why_no_interval(divergence.window_kl.len()) {
+        Some(why) => format!("  ({why})"),
+        None => range(divergence.perplexity_rise_interval, 100.0, 2),
+    };
     writeln!(
         output,
         "original routing      {original_perplexity:.4} a token; the policy: {:+.2} %{rise}",

@@ -234,7 +234,7 @@ fn predict(plan: &MemoryPlan, rates: &MachineRates, known: Option<(&'static str,
     let share = |share: f64| chance.iter().map(|&rate| rate * share).collect();
     let [most, middle, least] = TRAINED_ROUTING;
     vec![
-        prediction("routing by chance, the worst case", share(1.0)),
+        prediction("routing by chance, about the worst once the caches are full", share(1.0)),
         prediction("routing that changes much", share(most)),
         prediction("usual routing", share(middle)),
         prediction("routing that changes little", share(least)),

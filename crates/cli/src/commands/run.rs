@@ -1,7 +1,7 @@
 //! `moce run`: generates text from a prompt.
 
-use super::{IN_VAIN, Setting, leans_in_vain, open_engine, write_json};
-use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive};
+use super::{IN_VAIN, Setting, check_target, leans_in_vain, open_engine, say_what_is_lost, write_json};
+use crate::arguments::{Global, ModelOptions, Recording, RoutingPrompt, Sampling, parse_positive, whole};
 use crate::report::usage;
 use crate::status::{PromptProgress, Status};
 use crate::{interrupt, prompt, report};
@@ -14,7 +14,7 @@ use moce_engine::{
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Args)]
@@ -26,11 +26,12 @@ pub(crate) struct Run {
     /// The text to go on from
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     pub(crate) prompt: Option<String>,
-    /// A file with the text to go on from; `-` is standard input, which is also read without -p and -f unless it is a terminal
+    /// A file with the text to go on from, without the line end behind it; `-` is standard input, which is also read without -p and -f
+    /// unless it is a terminal
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
     /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = whole(0..=usize::MAX))]
     pub(crate) tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
@@ -60,20 +61,18 @@ pub(crate) fn run(arguments: &Run, global: &Global) -> anyhow::Result<()> {
     if arguments.target_tps.is_some() && arguments.options.profile.is_none() {
         return Err(usage("--target-tps moves lambda below the limit of a --profile, and there is none"));
     }
-    if let Some(folder) = arguments.cache_state.as_deref().and_then(Path::parent) {
-        // Known before the text is written.
-        if folder != Path::new("") && !folder.is_dir() {
-            bail!("--cache-state: there is no folder {}", folder.display());
-        }
+    if let Some(path) = &arguments.cache_state {
+        check_target(path)?;
     }
-    let given = prompt::given(arguments)?;
+    let source = prompt::Source::open(arguments)?;
     let replay = arguments.recording.read()?;
     let engine = open_engine(arguments.model.as_deref(), &arguments.options, global, RoutingPrompt::Original, |_| {})?;
     // Not before: whoever names a wrong model is not kept waiting for a prompt.
-    let given = given.map_or_else(|| prompt::from_standard_input(engine.context()), |text| Ok(Some(text)))?;
+    let given = source.read(engine.context())?;
     let is_built_in = given.is_none();
     let text = given.unwrap_or_else(|| prompt::BUILT_IN.to_owned());
     let prompt = engine.tokenizer().encode_prompt(&text)?;
+    say_what_is_lost(engine.tokenizer(), &text);
     let sampling = arguments.sampling.sampler_options(seed_from_clock());
     let seed = sampling.seed;
     if is_built_in && !global.json && !global.quiet {

@@ -41,7 +41,7 @@ pub(crate) struct Simulate {
     /// A cache in each layer, or one for all layers by bytes
     #[arg(long, value_enum, default_value = "layer")]
     pub(crate) scope: Scope,
-    /// With `--scope global`: prompt tokens that look up together [default: the whole prompt]
+    /// With `--scope global`: prompt tokens that look up together [default: the whole prompt, or window of a text]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) prompt_batch: Option<usize>,
     /// In which order a token's experts become most recent
@@ -102,6 +102,9 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         );
         report::say(report::dim(&line));
     }
+    if !global.quiet && arguments.prompt_batch != Some(1) {
+        warn_of_large_batches(&report);
+    }
     let original = Policy::Original.to_string();
     let is_original = [&report.recorded_routing, &report.recorded_routing_prompt].iter().all(|&name| *name == original);
     // Another policy than the recorded ones, or the same one beside other caches, is not where the scores come from.
@@ -121,6 +124,16 @@ pub(crate) fn run(arguments: &Simulate, global: &Global) -> anyhow::Result<()> {
         print(&report, &mut output)?;
     }
     Ok(())
+}
+
+/// A prompt is one batch, and so is a window of a text: it finds only what batches before it have left.
+fn warn_of_large_batches(report: &SimulationReport) {
+    let has_prompts = report.cells.iter().any(|cell| cell.prompt.tokens > 0);
+    let Some(batches) = report.batches_per_start.filter(|&batches| has_prompts && batches < 2.0) else { return };
+    report::say(format_args!(
+        "prompt tokens look up together, so a layer asks the cache {batches:.1} times a text or window and finds next to nothing; \
+         --prompt-batch 1 looks up token by token"
+    ));
 }
 
 fn layer_options(arguments: &Simulate, timing: Option<TimingModel>) -> anyhow::Result<SimulateOptions> {

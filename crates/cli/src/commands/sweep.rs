@@ -7,6 +7,7 @@ use crate::arguments::{
     parse_written_capacity, with_default,
 };
 use crate::{interrupt, model_path, report, size};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueHint};
 use moce_engine::{Budget, Capacity, Engine, EngineOptions};
 use moce_gguf::Gguf;
@@ -100,6 +101,9 @@ pub(crate) fn run(arguments: &Sweep, global: &Global) -> anyhow::Result<()> {
     }
     let required = "clap asks for it";
     let output = arguments.output.as_deref().expect(required);
+    if output.exists() && !output.is_dir() {
+        bail!("{} is a file; give the name of a folder", output.display());
+    }
     let text = model_path::read_text(arguments.file.as_deref().expect(required))?;
     let capacities = arguments.capacity.iter().map(|WrittenCapacity(text, capacity)| (text.clone(), capacity.clone()));
     let engine = open(arguments, global)?;
@@ -181,6 +185,10 @@ fn print(rows: &[CellSummary], folder: &Path, global: &Global) -> anyhow::Result
             row.routing,
             if row.on_front { " *" } else { "" },
         )?;
+    }
+    // All cells are of one text.
+    if let Some(why) = rows.iter().find_map(CellSummary::why_no_interval) {
+        writeln!(output, "({why})")?;
     }
     if !global.quiet {
         report::say(format_args!("the report is {}", folder.join("report.html").display()));

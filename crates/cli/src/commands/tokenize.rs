@@ -1,6 +1,6 @@
 //! `moce tokenize`: text to token ids and back, from the vocabulary in a model file.
 
-use super::write_json;
+use super::{say_what_is_lost, write_json};
 use crate::arguments::Global;
 use crate::model_path;
 use crate::report::usage;
@@ -21,7 +21,7 @@ pub(crate) struct Tokenize {
     /// Print the ids alone, on one line
     #[arg(long)]
     pub(crate) ids: bool,
-    /// The other way: TEXT is a list of ids
+    /// The other way: TEXT is a list of ids, with spaces or commas between them
     #[arg(long, conflicts_with = "ids")]
     pub(crate) decode: bool,
 }
@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
         return Ok(());
     }
     let ids = tokenizer.encode(&text, SpecialTokens::Parse)?;
+    say_what_is_lost(&tokenizer, &text);
     if global.json {
         let tokens: Vec<Token> = ids.iter().map(|&id| Token { id, piece: piece(&tokenizer, id) }).collect();
         write_json(&mut output, &tokens)?;
@@ -78,12 +79,14 @@ pub(crate) fn run(arguments: &Tokenize, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ids separated by anything that is no digit, so that what the command prints can be pasted back.
+/// Ids as `--ids` prints them, or as a list of another program: with spaces, commas and brackets.
 fn read_ids(text: &str, vocabulary: usize) -> anyhow::Result<Vec<u32>> {
-    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+    let between = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
+    let numbers = text.split(between).filter(|number| !number.is_empty());
     numbers
         .map(|number| {
-            let id: u32 = number.parse().with_context(|| format!("'{number}' is no token id"))?;
+            let id: u32 =
+                number.parse().with_context(|| format!("{number:?} is no token id (`--ids` prints them alone)"))?;
             if id as usize >= vocabulary {
                 bail!("token id {id} is outside the vocabulary of {vocabulary}");
             }

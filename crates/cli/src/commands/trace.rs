@@ -1,8 +1,8 @@
 //! `moce trace`: records what routers say, and looks into what was recorded.
 
-use super::{open_engine, write_json};
+use super::{check_target, open_engine, write_json};
 use crate::arguments::{
-    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Sampling, positive, with_default,
+    Global, ModelOptions, RoutingPrompt, STUDY_CAPACITY, STUDY_CAPACITY_TEXT, Sampling, positive, whole, with_default,
 };
 use crate::report::{self, usage};
 use crate::{interrupt, model_path};
@@ -71,7 +71,7 @@ struct Record {
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     output: PathBuf,
     /// Tokens to generate behind the text, which is then one prompt; 0: the text alone, window by window as in perplexity
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0, value_parser = whole(0..=usize::MAX))]
     tokens: usize,
     /// Without -n: tokens of a window [default: 1024]
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -260,7 +260,12 @@ fn record_answer(arguments: &Record, engine: &Arc<Engine>, session: &mut Session
     // Repeatable unless another seed is asked for.
     let mut sampler = Sampler::new(arguments.sampling.sampler_options(0), engine.hyperparameters().vocabulary)?;
     // The last token is not run, so that one more is asked for.
-    let options = GenerateOptions { max_tokens: arguments.tokens + 1, stop: Vec::new(), ignore_end: false, pace: None };
+    let options = GenerateOptions {
+        max_tokens: arguments.tokens.saturating_add(1),
+        stop: Vec::new(),
+        ignore_end: false,
+        pace: None,
+    };
     let generation = generate(session, &mut sampler, &prompt, &options, &mut |_| {
         if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -374,6 +379,7 @@ fn new_file(path: &Path, force: bool) -> anyhow::Result<NewFile> {
 
 /// Before any work is done for a file that would not be written.
 fn refuse_taken(path: &Path, force: bool) -> anyhow::Result<()> {
+    check_target(path)?;
     if !force && path.exists() {
         bail!("{} exists already; give another name or --force", path.display());
     }

@@ -1,6 +1,6 @@
 //! `moce tune`: the policy with the fewest misses within a stated loss, as a profile.
 
-use super::{announce, model_context, write_json};
+use super::{announce, check_target, model_context, write_json};
 use crate::arguments::{
     CommonOptions, Global, LOGIT_ROWS, STUDY_CAPACITY_TEXT, parse_budget, parse_capacity, parse_share, positive,
     with_default,
@@ -25,9 +25,10 @@ pub(crate) struct Tune {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     /// How much perplexity may rise, such as 1%
-    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = parse_share)]
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = parse_max_loss)]
     pub(crate) max_loss: f64,
-    /// The profile to write; until then what has been tried is in PROFILE.partial, and a run that was broken off goes on where it stopped
+    /// The profile to write. The search takes some 10 to 20 minutes with --limit 16384, the demo model and two cores; until it ends, what has
+    /// been tried is in PROFILE.partial, so it may be interrupted: the same command, without --force, goes on with the trial that it was in
     #[arg(short, long, value_name = "PROFILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
     /// Begin anew, and write over a profile that is there
@@ -50,6 +51,7 @@ pub(crate) struct Tune {
 }
 
 pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
+    check_target(&arguments.output)?;
     let text = model_path::read_text(&arguments.file)?;
     let path = model_path::resolve(arguments.model.as_deref())?;
     // The capacity has to fit, so that the same budget can run the profile.
@@ -67,6 +69,10 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     };
     let engine = Arc::new(Engine::open(&path, &options)?);
     announce(&engine, None, global);
+    if !global.quiet {
+        let most = percent(arguments.max_loss);
+        report::say(format_args!("perplexity may rise by at most {most} % (--max-loss)"));
+    }
     interrupt::listen();
     let options = TuneOptions {
         max_loss: arguments.max_loss,
@@ -115,6 +121,21 @@ pub(crate) fn run(arguments: &Tune, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A share; a bare number of half or more is a percentage without its sign.
+fn parse_max_loss(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.5..=100.0).contains(&share) => {
+            Err(format!("{text} without % is {} %; did you mean {text}%?", percent(share)))
+        }
+        _ => parse_share(text),
+    }
+}
+
+/// A share in percent, as it was written: single precision hides the last digits of the product.
+fn percent(share: f64) -> f32 {
+    (100.0 * share) as f32
+}
+
 /// A line of progress.
 fn show(step: &TuneStep<'_>) {
     match step {
@@ -134,5 +155,25 @@ fn show(step: &TuneStep<'_>) {
             "leaning in layer {layer:2} alone: {misses_saved:.2} misses a token saved, KL {kl:.4} nats a token"
         )),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_without_its_sign_is_no_limit() {
+        for (text, share) in [("1%", 0.01), ("0.3%", 0.003), ("50%", 0.5), ("100%", 1.0), ("0.01", 0.01), ("0", 0.0)] {
+            assert!((parse_max_loss(text).unwrap() - share).abs() < 1e-12, "{text}");
+        }
+        for (text, hint) in [("1", "1 without % is 100 %; did you mean 1%?"), ("0.5", "0.5%?"), ("2", "2%?")] {
+            let said = parse_max_loss(text).unwrap_err();
+            assert!(said.contains(hint), "{said}");
+        }
+        for wrong in ["-1", "nan", "101%", "1000", ""] {
+            assert!(parse_max_loss(wrong).unwrap_err().contains("from 0 % to 100 %"), "{wrong}");
+        }
+        assert_eq!([0.01, 0.003, 0.055, 1.0].map(|share| percent(share).to_string()), ["1", "0.3", "5.5", "100"]);
     }
 }

@@ -73,12 +73,15 @@ pub(crate) fn run(arguments: &Verify, global: &Global) -> anyhow::Result<()> {
             writeln!(output, "{file}: byte {offset}: {what}")?;
         }
         if document.whole {
-            let sums = match document.checksums {
-                0 => "no checksums in it".to_owned(),
-                sums => format!("{sums} checksums agree"),
-            };
             let (size, tensors) = (report::size(document.bytes), document.tensors);
-            writeln!(output, "{}: whole: {size} read, {tensors} tensors, {sums}", path.display())?;
+            let (verdict, sums) = match document.checksums {
+                0 => (
+                    "no damage seen",
+                    "without checksums (`moce pack` adds them), so changed bytes may not show".to_owned(),
+                ),
+                sums => ("whole", format!("{sums} checksums agree")),
+            };
+            writeln!(output, "{}: {verdict}: {size} read, {tensors} tensors, {sums}", path.display())?;
         }
     }
     match document.damage.first() {

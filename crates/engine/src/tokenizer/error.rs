@@ -123,14 +123,9 @@ pub enum Error {
         /// How many tokens.
         tokens: usize,
     },
-    /// A token shall be added at the start or end, but the file does not say which.
-    #[error("{wanted} is set, but there is no {missing}")]
-    MissingId {
-        /// The key that is set.
-        wanted: &'static str,
-        /// The key that is missing.
-        missing: &'static str,
-    },
+    /// A token shall be added at the start, but the file does not say which.
+    #[error("add_bos_token is set, but there is no bos_token_id")]
+    MissingBos,
     /// An id to decode that is not in the vocabulary.
     #[error("token id {found} (expected less than {tokens}, the number of tokens)")]
     UnknownId {

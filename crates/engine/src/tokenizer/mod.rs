@@ -6,7 +6,8 @@
 //! ids --decoder--> text, whole characters at a time
 //! ```
 //!
-//! Ids are those that llama.cpp gives, for text with special tokens and without. A vocabulary is hostile until checked: [`Tokenizer::new`]
+//! Ids are those that llama.cpp gives, for text with special tokens and without (except around letters that Unicode has had only since
+//! version 15, which its tables do not know). A vocabulary is hostile until checked: [`Tokenizer::new`]
 //! refuses what could not be encoded or decoded later, and encoding takes time in proportion to text (times its
 //! logarithm), whatever the text is.
 //!
@@ -62,10 +63,8 @@ pub struct Tokenizer {
     encoder: Encoder,
     bos: Option<u32>,
     eos: Option<u32>,
-    padding: Option<u32>,
-    /// What prompts start and end with.
+    /// What prompts start with.
     prompt_start: Option<u32>,
-    prompt_end: Option<u32>,
     /// Ascending.
     end_tokens: Vec<u32>,
 }
@@ -103,17 +102,15 @@ impl Tokenizer {
         let bos = vocabulary.bos.or(default(1));
         let eos = vocabulary.eos.or(default(2));
         let unknown = vocabulary.unknown.or(default(0));
-        for (key, id) in [
-            ("bos_token_id", bos),
-            ("eos_token_id", eos),
-            ("unknown_token_id", unknown),
-            ("padding_token_id", vocabulary.padding),
-        ] {
+        for (key, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("unknown_token_id", unknown)] {
             check_id(key, id, &tokens)?;
         }
         vocabulary.end.iter().try_for_each(|&id| check_id("an end token's id", Some(id), &tokens))?;
-        let prompt_start = added("add_bos_token", vocabulary.add_bos.unwrap_or(sentencepiece), "bos_token_id", bos)?;
-        let prompt_end = added("add_eos_token", vocabulary.add_eos.unwrap_or(false), "eos_token_id", eos)?;
+        let prompt_start = match (vocabulary.add_bos.unwrap_or(sentencepiece), bos) {
+            (false, _) => None,
+            (true, Some(id)) => Some(id),
+            (true, None) => return Err(Error::MissingBos),
+        };
         let end_tokens = special::end_tokens(vocabulary, eos, &mut tokens);
         let encoder = if sentencepiece {
             Encoder::SentencePiece(Box::new(SentencePiece::new(vocabulary, unknown, &tokens)?))
@@ -121,8 +118,7 @@ impl Tokenizer {
             Encoder::BytePairs(Box::new(BytePairs::new(vocabulary)?))
         };
         let splitter = Splitter::new(vocabulary, &tokens)?;
-        let padding = vocabulary.padding;
-        Ok(Tokenizer { tokens, splitter, encoder, bos, eos, padding, prompt_start, prompt_end, end_tokens })
+        Ok(Tokenizer { tokens, splitter, encoder, bos, eos, prompt_start, end_tokens })
     }
 
     /// The tokens of `text`, none added. Bytes that the vocabulary has no token for are left out ([`Tokenizer::lost_bytes`]).
@@ -145,14 +141,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The tokens of a whole prompt: special tokens are parsed, and those that the file wants at the start and the end are added.
+    /// The tokens of a prompt: special tokens are parsed, and the one that the file wants at the start is added. What a file may want at the
+    /// end (`add_eos_token`) is for whole texts: behind it a model would begin another one.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
         let mut ids = Vec::from_iter(self.prompt_start);
         ids.extend(self.encode(text, SpecialTokens::Parse)?);
-        ids.extend(self.prompt_end);
         Ok(ids)
     }
 
@@ -224,11 +220,6 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The token that fills up batches.
-    pub fn padding(&self) -> Option<u32> {
-        self.padding
-    }
-
     /// Memory held, counted from the tables; encoding takes some more for as long as it runs.
     pub fn memory_bytes(&self) -> usize {
         let encoder = match &self.encoder {
@@ -243,14 +234,5 @@ fn check_id(key: &'static str, id: Option<u32>, tokens: &Tokens) -> Result<(), E
     match id {
         Some(found) if found as usize >= tokens.len() => Err(Error::SpecialId { key, found, tokens: tokens.len() }),
         _ => Ok(()),
-    }
-}
-
-/// The token to add to prompts, if one is wanted.
-fn added(wanted: &'static str, add: bool, missing: &'static str, id: Option<u32>) -> Result<Option<u32>, Error> {
-    match (add, id) {
-        (false, _) => Ok(None),
-        (true, Some(id)) => Ok(Some(id)),
-        (true, None) => Err(Error::MissingId { wanted, missing }),
     }
 }

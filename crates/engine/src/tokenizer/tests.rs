@@ -15,7 +15,7 @@ struct Owned {
     scores: Vec<f32>,
     merges: Vec<String>,
     special: [Option<u32>; 4],
-    add: [Option<bool>; 3],
+    add: [Option<bool>; 2],
 }
 
 impl Owned {
@@ -54,11 +54,9 @@ impl Owned {
             bos: self.special[0],
             eos: self.special[1],
             unknown: self.special[2],
-            padding: self.special[3],
             end: self.special.into_iter().flatten().collect(),
             add_bos: self.add[0],
-            add_eos: self.add[1],
-            add_space_prefix: self.add[2],
+            add_space_prefix: self.add[1],
             strip_after_special: false,
         })
     }
@@ -137,7 +135,7 @@ proptest! {
                 2 => owned.types.resize(at + 1, i32::from(number % 8)),
                 3 => owned.types.truncate(at),
                 4 => owned.special[at % 4] = Some(u32::from(number) * 2),
-                5 => owned.add[at % 3] = Some(number % 2 == 0),
+                5 => owned.add[at % 2] = Some(number % 2 == 0),
                 6 => owned.merges.push(string),
                 7 => owned.merges.push(format!("{} {}", owned.tokens[at], string)),
                 8 => owned.scores.truncate(at),
@@ -195,9 +193,9 @@ fn sentencepiece_keys_have_its_trainers_defaults() {
     let (mut decoder, mut text) = (tokenizer.decoder(), String::new());
     decoder.push(3, &mut text);
     assert_eq!(text, " a");
-    owned.add = [Some(false), Some(true), Some(false)];
+    owned.add = [Some(false), Some(false)];
     let tokenizer = owned.tokenizer().unwrap();
-    assert_eq!(tokenizer.encode_prompt("a a").unwrap(), [5, 3, 2]);
+    assert_eq!(tokenizer.encode_prompt("a a").unwrap(), [5, 3]);
     assert_eq!(tokenizer.decode(&[3], ControlTokens::Hide).unwrap(), b" a");
 }
 

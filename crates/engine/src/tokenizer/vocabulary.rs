@@ -25,14 +25,10 @@ pub struct Vocabulary<'a> {
     pub eos: Option<u32>,
     /// What stands for text that has no token. SentencePiece: 0 if not given.
     pub unknown: Option<u32>,
-    /// Padding.
-    pub padding: Option<u32>,
     /// Further tokens that end a generation: end of turn, end of message, and the like.
     pub end: Vec<u32>,
     /// Whether prompts start with `bos`. SentencePiece: yes if not given; else no.
     pub add_bos: Option<bool>,
-    /// Whether prompts end with `eos`; no if not given.
-    pub add_eos: Option<bool>,
     /// SentencePiece: whether text starts with a space that was not written; yes if not given.
     pub add_space_prefix: Option<bool>,
     /// Whitespace after a control or user-defined token is dropped. Files do not say this; Phi-3 wants it.
@@ -66,10 +62,8 @@ impl<'a> Vocabulary<'a> {
             bos: id("bos")?,
             eos: id("eos")?,
             unknown: id("unknown")?,
-            padding: id("padding")?,
             end,
             add_bos: metadata.find("tokenizer.ggml.add_bos_token")?,
-            add_eos: metadata.find("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: metadata.find("tokenizer.ggml.add_space_prefix")?,
             strip_after_special: name.contains("phi-3") || name.contains("phi3"),
         })

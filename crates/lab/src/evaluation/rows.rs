@@ -7,7 +7,8 @@
 //! {"question": "Ivy has 2 pens and buys 3. How many has she?", "answer": "2 + 3 = 5\n#### 5"}
 //! ```
 //!
-//! `answer` is the index of the right choice, or its letter; without `choices` it is the worked answer and ends in `#### ` and a number.
+//! `answer` is the index of the right choice, or its letter, capital or small; without `choices` it is the worked answer and ends in
+//! `#### ` and a number.
 
 use crate::Error;
 use serde::Deserialize;
@@ -65,17 +66,21 @@ fn ends_in_number(answer: &str) -> bool {
 /// A number from 0, or a letter.
 fn right_choice(text: &str, count: usize) -> Result<usize, String> {
     let number = match text.trim().as_bytes() {
-        [letter @ b'A'..=b'Z'] => Some(usize::from(letter - b'A')),
+        [letter] if letter.is_ascii_alphabetic() => Some(usize::from(letter.to_ascii_uppercase() - b'A')),
         _ => text.trim().parse().ok(),
     };
     match number {
         _ if !(2..=MOST_CHOICES).contains(&count) => Err(format!("{count} choices; 2 to {MOST_CHOICES} are possible")),
         Some(number) if number < count => Ok(number),
-        _ => Err(format!("answer '{text}' is none of the {count} choices (a number from 0, or a letter)")),
+        _ => {
+            let letters = format!("a letter from A to {}", char::from(b'A' + (count - 1) as u8));
+            Err(format!("answer '{text}' is none of the {count} choices (a number from 0, or {letters})"))
+        }
     }
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Line {
     #[serde(default)]
     subject: String,
@@ -85,10 +90,22 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an answer is a number from 0 or a text")]
 enum LineAnswer {
     Index(usize),
     Text(String),
+}
+
+impl Line {
+    fn parse(text: &str) -> Result<Line, String> {
+        serde_json::from_str(text).map_err(|error| {
+            let is_object = error.is_data() && text.trim_start().starts_with('{');
+            let what = if is_object { "no question" } else { "no JSON object" };
+            // A line is parsed alone, so to serde each is the first.
+            let why = error.to_string().replace(&format!(" at line {} column", error.line()), " at column");
+            format!("{what}: {why}; docs/formats/evaluation.md has the format")
+        })
+    }
 }
 
 /// The rows of a file of JSON lines: at least one, all of one form.
@@ -97,7 +114,7 @@ pub(super) fn read_json_lines(path: &Path) -> Result<Vec<Row>, Error> {
     let mut rows: Vec<Row> = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: String| Error::Question { path: path.to_owned(), line: index + 1, why };
-        let line: Line = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+        let line = Line::parse(line).map_err(wrong)?;
         let answer = match (line.choices, line.answer) {
             (Some(choices), answer) => {
                 let answer = match answer {
@@ -142,12 +159,29 @@ mod tests {
             ("{\"question\": \"q\", \"answer\": \"#### five apples\"}", "#### "),
             ("{\"question\": \"q\", \"answer\": \"#### 5\\n\"}", "nothing behind it"),
             ("{\"question\": \"q\", \"answer\": \"#### 5\"}", "mixes"),
-            ("{", "EOF"),
+            ("{", "no JSON object: EOF"),
+            ("All that is gold", "no JSON object: expected value at column 1; docs/formats/evaluation.md"),
+            ("5", "no JSON object: invalid type: integer `5`, expected an object"),
+            ("{\"answer\": 1}", "no question: missing field `question`"),
+            ("{\"question\": \"q\", \"answer\": -1}", "no question: an answer is a number"),
         ] {
             let path = folder.path().join("wrong.jsonl");
             std::fs::write(&path, format!("{good}{wrong}\n")).unwrap();
             let error = read_json_lines(&path).unwrap_err().to_string();
             assert!(error.contains("line 2") && error.contains(says), "{error}");
+            assert!(!error.contains("line 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_right_choice_is_a_number_or_a_letter() {
+        for text in ["1", "B", "b", " b\n"] {
+            assert_eq!(right_choice(text, 2), Ok(1), "{text}");
+        }
+        for text in ["c", "C", "2", "-1", "bb", "ä", ""] {
+            let said = right_choice(text, 2).unwrap_err();
+            assert!(said.contains("none of the 2 choices (a number from 0, or a letter from A to B)"), "{said}");
+        }
+        assert!(right_choice("26", 26).unwrap_err().contains("A to Z"));
     }
 }

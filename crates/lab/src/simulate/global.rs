@@ -71,6 +71,12 @@ impl Batches {
         self.tokens[phase as usize]
     }
 
+    /// Batches of a layer from one start of the cache to the next, on average.
+    pub(super) fn per_start(&self) -> f64 {
+        let starts = self.starts.len() + 1;
+        self.batches.len() as f64 / (starts * self.expert_bytes.len()) as f64
+    }
+
     /// With LRU, for each capacity in bytes.
     pub(super) fn lru(&self, capacities: &[u64]) -> Vec<Tally> {
         let run = |&capacity_bytes: &u64| {

@@ -134,6 +134,7 @@ pub fn simulate_global<R: Read>(
     let tokens = [batches.tokens(Phase::Prompt), batches.tokens(Phase::Generation)];
     let (lru, belady) = (batches.lru(&options.capacities), batches.belady(&options.capacities));
     let mut report = SimulationReport::new(&header, "global", options.timing);
+    report.batches_per_start = Some(batches.per_start());
     for ((&capacity_bytes, lru), belady) in options.capacities.iter().zip(&lru).zip(&belady) {
         for (eviction, tally) in [("lru", lru), (BELADY, belady)] {
             let [routing, routing_prompt] = recorded_labels(&header);

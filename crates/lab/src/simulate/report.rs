@@ -25,6 +25,9 @@ pub struct SimulationReport {
     pub scope: &'static str,
     /// The constants of time, where they were given.
     pub timing: Option<TimingModel>,
+    /// With a global cache: how often a layer asks it from one start to the next, on average. For people, and no part of the document.
+    #[serde(skip)]
+    pub batches_per_start: Option<f64>,
     /// Selections that were simulated, all cells together.
     pub simulated_selections: u64,
     /// Time of that, all cores together; reading the trace is not in it.
@@ -165,6 +168,7 @@ impl SimulationReport {
             recorded_routing_prompt: header.prompt_policy.clone(),
             scope,
             timing,
+            batches_per_start: None,
             simulated_selections: 0,
             busy_seconds: 0.0,
             cells: Vec::new(),

@@ -66,6 +66,7 @@ mod tests {
             eviction: "lru".to_owned(),
             capacity: "50%".to_owned(),
             tokens: 1024,
+            windows: 16,
             perplexity: 20.5,
             perplexity_rise: Some(0.01),
             perplexity_rise_interval: Some(Interval { low: 0.005, high: 0.015 }),

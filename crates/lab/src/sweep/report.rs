@@ -59,6 +59,8 @@ impl Report {
     fn head(&mut self, study: &Study, rows: &[CellSummary]) {
         let tokens = rows.first().map_or(0, |row| row.tokens);
         let model = escape(&study.model);
+        let why = rows.iter().find_map(CellSummary::why_no_interval);
+        let why = why.map_or(String::new(), |why| format!(" ({why})"));
         let _ = write!(
             self.html,
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -67,7 +69,7 @@ impl Report {
              <h1>Routing sweep: {model}</h1>\
              <p>{} layers with experts, {} experts, {} a token. {tokens} tokens scored in windows of {}; text of {} bytes \
              (FNV-1a {}), model {}. The policy applies to every token; caches start anew in each window ({}), the range goes on. \
-             Rises with their 95 % interval, by paired bootstrap over blocks of windows. \
+             Rises with their 95 % interval, by paired bootstrap over blocks of windows{why}. \
              Bold: no other cell of the same capacity has both fewer misses and lower perplexity.</p>",
             study.layers,
             study.experts,

@@ -3,7 +3,7 @@
 use super::store::CellResult;
 use crate::Study;
 use crate::likelihood::PerplexityRise;
-use crate::statistics::Interval;
+use crate::statistics::{Interval, why_no_interval};
 use crate::{PerplexityReport, TimingModel};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub struct CellSummary {
     pub capacity: String,
     /// Tokens scored.
     pub tokens: usize,
+    /// In so many windows; no part of the file.
+    #[serde(skip)]
+    pub windows: usize,
     /// Per token.
     pub perplexity: f64,
     /// Above the original's, as a share; `None` where the original has not been run.
@@ -76,6 +79,12 @@ impl CellSummary {
         }
     }
 
+    /// Why the rise has no interval, for people; `None` where it has one, or needs none.
+    pub fn why_no_interval(&self) -> Option<String> {
+        let is_bare = self.perplexity_rise.is_some() && self.perplexity_rise_interval.is_none();
+        why_no_interval(self.windows).filter(|_| is_bare && self.routing != "original")
+    }
+
     fn is_beside(&self, other: &CellSummary) -> bool {
         self.capacity == other.capacity && self.eviction == other.eviction
     }
@@ -124,6 +133,7 @@ fn row(
         eviction: report.eviction.clone(),
         capacity: result.capacity.clone(),
         tokens: report.tokens,
+        windows: report.window_nll.len(),
         perplexity: report.perplexity,
         perplexity_rise: rise.as_ref().map(PerplexityRise::rise),
         perplexity_rise_interval: rise.as_ref().and_then(PerplexityRise::interval),
