@@ -102,6 +102,13 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Whether this plan's shorter context leaves much more room for experts than a longer one: over a third more, or K in every layer where
+    /// there were fewer.
+    fn is_worth_its_context(&self, longer: &MemoryPlan) -> bool {
+        3 * self.slot_bytes > 4 * longer.slot_bytes
+            || longer.resident.iter().any(|&resident| resident < self.experts_per_token)
+    }
+
     /// The sum of all parts.
     pub fn total_bytes(&self) -> u64 {
         let &MemoryPlan { program_bytes, dense_bytes, kv_bytes, scratch_bytes, staging_bytes, slot_bytes, .. } = self;
@@ -201,19 +208,12 @@ impl Planner<'_> {
             let mut buffers = self.buffers_to_try(limit).into_iter();
             let plan = buffers.find_map(|buffers| self.fit(context, limit, buffers).transpose());
             if let Some(plan) = plan.transpose()?
-                && best.as_ref().is_none_or(|longer| self.is_worth_its_context(&plan, longer))
+                && best.as_ref().is_none_or(|longer| plan.is_worth_its_context(longer))
             {
                 best = Some(plan);
             }
         }
         best.ok_or_else(|| self.too_little(limit))
-    }
-
-    /// Whether a shorter context leaves much more room for experts than a longer one: a third more, or K in every layer where there were
-    /// fewer.
-    fn is_worth_its_context(&self, shorter: &MemoryPlan, longer: &MemoryPlan) -> bool {
-        3 * shorter.slot_bytes >= 4 * longer.slot_bytes
-            || longer.resident.iter().any(|&resident| resident < self.per_token())
     }
 
     /// Buffers for a limit, the largest first.
@@ -480,6 +480,19 @@ mod tests {
             assert!(kept.iter().all(|plan| 3 * would_be(plan) <= 4 * (plan.slot_bytes + row)));
             let before = |plan: &MemoryPlan| plan.slot_bytes.saturating_sub(taken);
             assert!(lowered.iter().all(|plan| 3 * (plan.slot_bytes + row) >= 4 * before(plan)));
+        });
+    }
+
+    #[test]
+    fn a_shorter_context_is_worth_nothing_where_no_more_is_cached_then() {
+        with_planner(false, |plan| {
+            let whole = plan(Budget::All, None).unwrap();
+            let with =
+                |slot_bytes, resident: &[usize]| MemoryPlan { slot_bytes, resident: resident.into(), ..whole.clone() };
+            let (dense, few) = (with(0, &[]), with(60, &[3, 3]));
+            assert!(!dense.is_worth_its_context(&dense), "a dense model keeps its context");
+            assert!(!with(80, &[4, 4]).is_worth_its_context(&few) && with(81, &[4, 4]).is_worth_its_context(&few));
+            assert!(few.is_worth_its_context(&with(60, &[6, 0])), "K in every layer");
         });
     }
 
