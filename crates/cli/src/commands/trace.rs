@@ -168,8 +168,8 @@ fn record(arguments: &Record, global: &Global) -> anyhow::Result<()> {
     let mut session = Session::new(&engine)?;
     let precision = if arguments.f16 { Precision::F16 } else { Precision::F32 };
     let scores = Some(StoredScores { kind: ScoreKind::Logits, precision });
-    session.observe(Box::new(RoutingRecorder::create(&arguments.output, &session, scores, arguments.force)?));
     interrupt::listen();
+    session.observe(Box::new(RoutingRecorder::create(&arguments.output, &session, scores, arguments.force)?));
     let tokens = if text_alone {
         record_windows(&mut session, &text, (window, arguments.limit), global)?
     } else {
@@ -330,8 +330,8 @@ fn export(arguments: &Export) -> anyhow::Result<()> {
             export_csv(reader, arguments.all, &mut BufWriter::new(std::io::stdout().lock()))?;
         }
         Some(path) => {
+            interrupt::listen(); // before there is a file that Ctrl-C would leave
             let mut file = new_file(path, arguments.force)?;
-            interrupt::listen();
             let mut output = interrupt::Writer(&mut file);
             if path.extension().is_some_and(|extension| extension == "parquet") {
                 export_parquet(reader, arguments.all, &mut output)?;
@@ -351,8 +351,8 @@ fn export_parquet(_: TraceReader<BufReader<File>>, _: bool, _: &mut impl Write) 
 
 fn import(arguments: &Import, global: &Global) -> anyhow::Result<()> {
     let input = File::open(&arguments.csv).with_context(|| format!("cannot open {}", arguments.csv.display()))?;
-    let mut file = new_file(&arguments.output, arguments.force)?;
     interrupt::listen();
+    let mut file = new_file(&arguments.output, arguments.force)?;
     let (_, tokens) = import_route_csv(BufReader::new(input), &mut interrupt::Writer(&mut file))
         .with_context(|| format!("{} cannot be imported", arguments.csv.display()))?;
     file.finish().with_context(|| format!("cannot write {}", arguments.output.display()))?;
