@@ -12,6 +12,7 @@ moce does not.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -109,6 +110,18 @@ class Moce:
         return figures
 
 
+@contextlib.contextmanager
+def busy(count):
+    """So many other programs that compute all the time."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def summary(samples):
     return statistics.median(samples), min(samples), max(samples)
 
@@ -120,6 +133,7 @@ def main():
     parser.add_argument("--moce", help="the moce binary; without it llama.cpp is measured alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="N other programs compute meanwhile, as on a busy machine")
     parser.add_argument("--text", default=README, help="where prompts are taken from (default: the README)")
     parser.add_argument("--moce-option", action="append", default=[], help="passed on to moce run; may be repeated")
     parser.add_argument("--json", help="also write every sample to this file")
@@ -134,14 +148,16 @@ def main():
         engines.append(Moce(arguments.moce, model, threads, text, arguments.moce_option))
 
     samples = {engine.name: {} for engine in engines}
-    for index in range(arguments.rounds):
-        load = os.getloadavg()[0]
-        print(f"round {index + 1} of {arguments.rounds}, load average {load:.1f}", file=sys.stderr)
-        for engine in engines:
-            for figure, speed in engine.measure().items():
-                samples[engine.name].setdefault(figure, []).append(speed)
+    with busy(arguments.busy):
+        for index in range(arguments.rounds):
+            load = os.getloadavg()[0]
+            print(f"round {index + 1} of {arguments.rounds}, load average {load:.1f}", file=sys.stderr)
+            for engine in engines:
+                for figure, speed in engine.measure().items():
+                    samples[engine.name].setdefault(figure, []).append(speed)
 
-    print(f"{model}, {threads} threads, {arguments.rounds} rounds, tokens/s: median (min to max)")
+    beside = f" beside {arguments.busy} other programs" if arguments.busy else ""
+    print(f"{model}, {threads} threads{beside}, {arguments.rounds} rounds, tokens/s: median (min to max)")
     for figure in [("prompt", count) for count in PROMPTS] + [("decode", count) for count in DECODES]:
         print(f"{figure[0]} {figure[1]}")
         medians = {}

@@ -1,7 +1,8 @@
 //! The worker pool: the same few threads for every parallel region, a short spin and then sleep between regions.
 //!
 //! This file owns the threads; the protocol by which a region is handed to them and reported done is [`handoff`]. There are no
-//! queues and no stealing: worker `i` always does part `i`, so that it finds its rows where it left them.
+//! queues: worker `i` does part `i`, so that it finds its rows where it left them. On a busy machine, where it does not come in time, another
+//! thread does it instead of waiting.
 
 mod handoff;
 mod sync;
@@ -95,24 +96,24 @@ impl Pool {
         self.first_processor.and_then(Binding::to)
     }
 
-    /// Runs `job(index)` once for every worker index in `0..threads()` and returns when all are done. Allocates nothing.
+    /// Runs `job(index)` once for every part in `0..threads()` and returns when all are done. Allocates nothing.
     ///
-    /// The parts must not wait for one another: while a region is running, a second call, from inside a job or from another
-    /// thread, does all of its parts in order on its own thread.
+    /// The parts must not wait for one another, and a thread may do several: while a region is running, a second call, from inside a job or
+    /// from another thread, does all of its parts in order on its own thread.
     ///
     /// # Panics
-    /// Where a part panics: after all parts are done, with the payload of the caller's own part or else the first one.
+    /// Where parts panic: after all are done, with the payload of the first.
     pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             (0..self.threads()).for_each(job);
             return;
         }
-        self.shared.handoff.start((&raw const job).cast_mut().cast());
-        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
-        self.shared.handoff.wait_until_done();
-        let theirs = self.shared.panic.lock().expect("nothing panics under this lock").take();
+        let generation = self.shared.handoff.start((&raw const job).cast_mut().cast());
+        self.shared.run_parts(generation, 0);
+        self.shared.handoff.wait_until_done(generation);
+        let panic = self.shared.panic.lock().expect("nothing panics under this lock").take();
         self.busy.store(false, Ordering::Release);
-        if let Some(payload) = own.err().or(theirs) {
+        if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
@@ -127,18 +128,22 @@ impl Shared {
     /// A worker's life: region after region until the pool stops.
     fn work(&self, index: usize) {
         let mut seen = 0;
-        loop {
-            let job = self.handoff.next(&mut seen);
-            if job.is_null() {
-                return;
-            }
-            // SAFETY: `run` made this pointer from its local variable of this very type, and stays in its frame until this
-            // worker has called `part_done`.
+        while let Some(generation) = self.handoff.next(seen, index) {
+            self.run_parts(generation, index);
+            seen = generation;
+        }
+    }
+
+    /// Runs part `own` of a region, and those that no other thread has begun by then.
+    fn run_parts(&self, generation: u64, own: usize) {
+        while let Some((part, job)) = self.handoff.take(generation, own) {
+            // SAFETY: `run` made this pointer from its local variable of this very type, and stays in its frame until `part_done` has been
+            // called for every part, this one included.
             let job: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(index))) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(part))) {
                 self.panic.lock().expect("nothing panics under this lock").get_or_insert(payload);
             }
-            self.handoff.part_done();
+            self.handoff.part_done(generation, part);
         }
     }
 }

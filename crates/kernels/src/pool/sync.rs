@@ -2,12 +2,16 @@
 
 #[cfg(loom)]
 mod source {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use loom::sync::{Arc, Condvar, Mutex};
     pub(crate) use loom::thread::JoinHandle;
 
     pub(crate) fn spawn(_index: usize, body: impl FnOnce() + 'static) -> std::io::Result<JoinHandle<()>> {
         Ok(loom::thread::spawn(body))
+    }
+
+    pub(crate) fn current_processor() -> Option<usize> {
+        None
     }
 
     /// One look, then sleep: more would only multiply the same interleavings.
@@ -27,13 +31,21 @@ mod source {
 
 #[cfg(not(loom))]
 mod source {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Arc, Condvar, Mutex};
     pub(crate) use std::thread::JoinHandle;
     use std::time::{Duration, Instant};
 
     pub(crate) fn spawn(index: usize, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("moce-compute-{index}")).spawn(body)
+    }
+
+    /// The processor that the calling thread is on, where the system says.
+    pub(crate) fn current_processor() -> Option<usize> {
+        #[cfg(target_os = "linux")]
+        return Some(rustix::thread::sched_getcpu());
+        #[cfg(not(target_os = "linux"))]
+        None
     }
 
     /// A bounded busy wait. Between two products of a layer there are a few microseconds of serial work, and waking a

@@ -6,6 +6,7 @@ use super::*;
 mod real {
     use super::*;
     use std::panic::catch_unwind;
+    use std::ptr;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
@@ -116,23 +117,85 @@ mod real {
         drop(Pool::new(3).unwrap());
     }
 
+    /// Nothing but the starter, and a worker that comes when all is over.
+    #[test]
+    fn who_does_not_come_keeps_nobody_waiting() {
+        let (handoff, job) = (Handoff::new(3, 3), ptr::NonNull::dangling().as_ptr());
+        for region in 1..4 {
+            let generation = handoff.start(job);
+            assert_eq!(generation, region);
+            for part in 0..3 {
+                assert_eq!(handoff.take(generation, 0), Some((part, job)));
+                handoff.part_done(generation, part);
+            }
+            handoff.wait_until_done(generation);
+            assert_eq!(handoff.take(generation, 2), None);
+        }
+        let generation = handoff.start(job);
+        assert_eq!(handoff.take(generation - 1, 1), None, "it has missed that one");
+        assert_eq!(handoff.take(generation, 1), Some((1, job)), "its own part first");
+        assert_eq!(handoff.take(generation, 1), Some((2, job)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_shares_the_starters_processor_leaves_it_alone() {
+        std::thread::spawn(|| {
+            let first = allowed_processors()[0];
+            let pool = Pool::with_affinity(3, Some(&[first; 3])).unwrap();
+            let _bound = pool.bind_caller();
+            let starter = std::thread::current().id();
+            let regions = 200;
+            for _ in 0..regions {
+                pool.run(&|_| {
+                    assert_eq!(std::thread::current().id(), starter);
+                    std::thread::sleep(Duration::from_micros(20));
+                });
+            }
+        })
+        .join()
+        .unwrap();
+    }
+
     #[test]
     fn a_processor_that_is_listed_twice_runs_one_thread_at_once() {
         assert_eq!((distinct(&[3, 1, 3]), distinct(&[0, 2]), distinct(&[])), (2, 2, 0));
     }
 
     #[cfg(target_os = "linux")]
+    fn allowed_processors() -> Vec<usize> {
+        let set = rustix::thread::sched_getaffinity(None).unwrap();
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|&processor| set.is_set(processor)).collect()
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn affinity_binds_every_worker_and_names_what_is_wrong() {
         std::thread::spawn(|| {
-            let allowed = rustix::thread::sched_getaffinity(None).unwrap();
-            let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap();
-            let pool = Pool::with_affinity(2, Some(&[first, first])).unwrap();
+            let allowed = allowed_processors();
+            let (first, last) = (allowed[0], allowed[allowed.len() - 1]);
+            let pool = Pool::with_affinity(2, Some(&[first, last])).unwrap();
             let _bound = pool.bind_caller();
-            pool.run(&|_| {
+            let worker = AtomicUsize::new(usize::MAX);
+            let bound_to = || {
                 let set = rustix::thread::sched_getaffinity(None).unwrap();
-                assert!(set.count() == 1 && set.is_set(first));
-            });
+                assert_eq!(set.count(), 1);
+                (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| set.is_set(cpu)).unwrap()
+            };
+            // On one processor the worker would leave both parts to the caller.
+            if first != last {
+                pool.run(&|index| match index {
+                    0 => {
+                        assert_eq!(bound_to(), first);
+                        // Until the worker has come for its part.
+                        while worker.load(Ordering::Relaxed) == usize::MAX {
+                            std::thread::yield_now();
+                        }
+                    }
+                    _ => worker.store(bound_to(), Ordering::Relaxed),
+                });
+                assert_eq!(worker.into_inner(), last);
+            }
             assert!(matches!(
                 Pool::with_affinity(2, Some(&[first])),
                 Err(Error::AffinityTooShort { threads: 2, processors: 1 })
@@ -156,9 +219,9 @@ mod model {
     // SAFETY: each part touches its own cell, and loom reports any access that is not ordered.
     unsafe impl Sync for Cells {}
 
-    fn check(threads: usize, regions: usize) {
+    fn check(threads: usize, regions: usize, preemptions: usize) {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
+        builder.preemption_bound = Some(preemptions);
         builder.check(move || {
             let pool = Pool::new(threads).unwrap();
             let cells = Cells((0..threads).map(|_| UnsafeCell::new(0)).collect());
@@ -178,11 +241,11 @@ mod model {
 
     #[test]
     fn two_threads_two_regions() {
-        check(2, 2);
+        check(2, 2, 3);
     }
 
     #[test]
     fn three_threads_one_region() {
-        check(3, 1);
+        check(3, 1, 1);
     }
 }
