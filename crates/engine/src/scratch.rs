@@ -19,7 +19,7 @@ pub(crate) struct Scratch {
     pub(crate) value: Vec<f32>,
     /// Rotation of each token of the step.
     pub(crate) rope: RopeTable,
-    /// Rows of attention scores, one a worker.
+    /// Rows of attention scores, one a thread.
     pub(crate) attention: Vec<f32>,
     /// `[tokens, heads · value_dim]`
     pub(crate) attended: Activations,

@@ -28,7 +28,7 @@ pub(crate) struct CodeBlock {
 /// Blocks under this maximum become zero: 127 / max must stay finite.
 pub(crate) const MAX_OF_ZERO_BLOCK: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Values that one worker quantises in about the time that waking another takes.
+/// Values that one thread quantises in about the time that waking another takes.
 const VALUES_WORTH_A_THREAD: usize = 32 << 10;
 
 /// A batch of activation vectors, `[rows, columns]`.
@@ -113,11 +113,11 @@ impl Activations {
     }
 }
 
-/// A pointer that all workers of a region use; each touches its own part only.
+/// A pointer that all parts of a region use; each touches its own blocks only.
 #[derive(Clone, Copy)]
 struct Shared(*mut CodeBlock);
 
-// SAFETY: the parts that workers touch are disjoint, and the region ends before the buffer is used otherwise.
+// SAFETY: the blocks that the parts touch are disjoint, and the region ends before the buffer is used otherwise.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -151,7 +151,7 @@ impl Cpu {
                 let count = (row_blocks - first).min(range.end - next);
                 let values = &values[next * BLOCK_LEN..][..count * BLOCK_LEN];
                 // SAFETY: row < rows and first + count <= row_blocks <= stride, so the blocks lie inside the buffer (asserted
-                // above); the ranges of `split` are disjoint, so no other worker has them.
+                // above); the ranges of `split` are disjoint, so no other part has them.
                 let blocks = unsafe { std::slice::from_raw_parts_mut(blocks.add(row * stride + first), count) };
                 if !quantize(self.isa, values, blocks) {
                     finite.store(false, Ordering::Relaxed);

@@ -61,9 +61,9 @@ impl Cpu {
         }
         let order = Order { kv_heads, tokens, heads_each: heads / kv_heads, first_position };
         let (scratch, out) = (Parts::new(scratch), Parts::new(out));
-        let attend = |worker: usize, queries: Range<usize>| {
-            // SAFETY: each worker has its own scratch.
-            let scratch = unsafe { scratch.part(worker * scratch_len..(worker + 1) * scratch_len) };
+        let attend = |part: usize, queries: Range<usize>| {
+            // SAFETY: each part has its own scratch.
+            let scratch = unsafe { scratch.part(part * scratch_len..(part + 1) * scratch_len) };
             let job = Job { attention, order, q, scratch, out: &out, queries };
             match cache.shape().kv_type {
                 KvType::F32 => self.on_lanes(Attend::<F32>(job, std::marker::PhantomData)),
@@ -73,7 +73,7 @@ impl Cpu {
         };
         let operations = order.total_cost().saturating_mul(key_dim + value_dim);
         if self.threads() > 1 && order.queries() > 1 && self.is_worth_a_region(operations) {
-            self.pool.run(&|worker| attend(worker, order.share(self.threads(), worker)));
+            self.pool.run(&|part| attend(part, order.share(self.threads(), part)));
         } else {
             attend(0, 0..order.queries());
         }
@@ -122,7 +122,7 @@ impl Order {
         self.kv_heads * self.heads_each * self.visible_before(self.tokens)
     }
 
-    /// The queries of one of `parts` workers: contiguous, and as even in positions seen as whole queries allow.
+    /// The queries of one of `parts` parts: contiguous, and as even in positions seen as whole queries allow.
     fn share(&self, parts: usize, index: usize) -> Range<usize> {
         self.boundary(parts, index)..self.boundary(parts, index + 1)
     }
@@ -143,7 +143,7 @@ impl Order {
     }
 }
 
-/// One worker's part.
+/// One part of a region.
 struct Job<'a> {
     attention: &'a Attention<'a>,
     order: Order,
@@ -182,7 +182,7 @@ impl<E: Element> Operation for Attend<'_, E> {
             tile.attend(l, &head, count, attention.scale, scores);
             for i in 0..count {
                 let (_, row) = query(i);
-                // SAFETY: each query has its own row of outputs and belongs to one worker.
+                // SAFETY: each query has its own row of outputs and belongs to one part.
                 let out = unsafe { out.part(row * value_dim..(row + 1) * value_dim) };
                 out.copy_from_slice(tile.output(i));
             }

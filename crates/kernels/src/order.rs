@@ -204,7 +204,7 @@ impl Cpu {
                 let parts = Parts::new(bytes);
                 self.pool.run(&|index| {
                     let groups = split(groups, self.threads(), index);
-                    // SAFETY: the ranges that `split` gives for different workers are disjoint.
+                    // SAFETY: the ranges that `split` gives for different parts are disjoint.
                     let part = unsafe { parts.part(groups.start * group_bytes..groups.end * group_bytes) };
                     each_group(part, group_bytes, convert);
                 });

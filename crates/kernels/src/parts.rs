@@ -1,4 +1,4 @@
-//! Handing the parts of one mutable slice to the workers.
+//! Handing one mutable slice to the parts of a region.
 
 use crate::{Cpu, split};
 use std::marker::PhantomData;
@@ -8,14 +8,14 @@ use std::ops::Range;
 /// two when the workers are awake, 16 to 32 operations a cycle.
 const WORTH_A_REGION: usize = 64 * 1024;
 
-/// A mutable slice of which workers take disjoint parts.
+/// A mutable slice of which a region's parts take disjoint ones.
 pub(crate) struct Parts<'a, T> {
     start: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the only access is `part`, whose callers keep the parts disjoint: then it is like sending each part to its worker.
+// SAFETY: the only access is `part`, whose callers keep the parts disjoint: then it is like sending each part to a thread of its own.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
@@ -59,7 +59,7 @@ impl Cpu {
         let parts = Parts::new(out);
         self.pool.run(&|index| {
             let rows = split(rows, self.threads(), index);
-            // SAFETY: the ranges that `split` gives for different workers are disjoint.
+            // SAFETY: the ranges that `split` gives for different parts are disjoint.
             let part = unsafe { parts.part(rows.start * row_len..rows.end * row_len) };
             job(rows.start, part);
         });

@@ -1,8 +1,8 @@
 //! The worker pool: the same few threads for every parallel region, a short spin and then sleep between regions.
 //!
 //! This file owns the threads; the protocol by which a region is handed to them and reported done is [`handoff`]. There are no
-//! queues: worker `i` does part `i`, so that it finds its rows where it left them. On a busy machine, where it does not come in time, another
-//! thread does it instead of waiting.
+//! queues: worker `i` does part `i`, so that it finds its rows where it left them; where it does not come in time, most of all on a busy
+//! machine, another thread does it instead of waiting.
 
 mod handoff;
 mod sync;
@@ -37,7 +37,7 @@ pub struct Pool {
 #[derive(Debug)]
 struct Shared {
     handoff: Handoff,
-    /// The first panic of a worker in the current region.
+    /// The first panic in the current region.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -102,7 +102,7 @@ impl Pool {
     /// from another thread, does all of its parts in order on its own thread.
     ///
     /// # Panics
-    /// Where parts panic: after all are done, with the payload of the first.
+    /// Where parts panic: after all are done, with the payload of the first; in a call that does all on its own thread, at once.
     pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             (0..self.threads()).for_each(job);
@@ -141,7 +141,12 @@ impl Shared {
             // called for every part, this one included.
             let job: Job<'_> = unsafe { *job.cast::<Job<'_>>() };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(part))) {
-                self.panic.lock().expect("nothing panics under this lock").get_or_insert(payload);
+                let mut first = self.panic.lock().expect("nothing panics under this lock");
+                match *first {
+                    None => *first = Some(payload),
+                    // Not dropped: that may panic, too, and nothing may leave here before the part is reported.
+                    Some(_) => std::mem::forget(payload),
+                }
             }
             self.handoff.part_done(generation, part);
         }

@@ -1,6 +1,6 @@
 //! Matrix products: many matrices and their activation vectors in one parallel region.
 //!
-//! This file checks operands, cuts the work into contiguous ranges of rows, one a worker, and walks a range in an order that
+//! This file checks operands, cuts the work into contiguous ranges of rows, one a part, and walks a range in an order that
 //! suits the caches. The arithmetic is in `arch/*/product` (quantised weights), `arch/*/product_float`, and for plain rows times one vector
 //! in `arch/x86_64/avx2/product_plain`.
 //!
@@ -42,7 +42,7 @@ pub struct Product<'a> {
     pub output: &'a mut [f32],
 }
 
-/// A product without the output, which all workers may look at.
+/// A product without the output, which all parts may look at.
 pub(crate) struct Operands<'a> {
     pub(crate) weights: Matrix<'a>,
     pub(crate) input: &'a Activations,
@@ -104,7 +104,7 @@ impl Operands<'_> {
     }
 }
 
-/// The output of a product as one worker sees it; it may touch the elements of its own rows.
+/// The output of a product as one part sees it; it may touch the elements of its own rows.
 pub(crate) struct Output<'a> {
     elements: *mut f32,
     count: usize,
@@ -121,7 +121,7 @@ impl Output<'_> {
     }
 
     pub(crate) fn write(&mut self, token: usize, row: usize, value: f32) {
-        // SAFETY: the index is inside (asserted), and the element's row belongs to this worker alone.
+        // SAFETY: the index is inside (asserted), and the element's row belongs to this part alone.
         unsafe { self.elements.add(self.index(token, row)).write(value) }
     }
 
@@ -140,13 +140,13 @@ impl Output<'_> {
     }
 }
 
-/// The products of one call, shared by the workers of its region.
+/// The products of one call, shared by the parts of its region.
 struct Products<'a> {
     first: *const Product<'a>,
     count: usize,
 }
 
-// SAFETY: workers read the operands (`Sync` all) and write disjoint parts of the outputs, through raw pointers.
+// SAFETY: the parts of a region read the operands (`Sync` all) and write disjoint rows of the outputs, through raw pointers.
 unsafe impl Sync for Products<'_> {}
 
 impl<'a> Products<'a> {
@@ -154,7 +154,7 @@ impl<'a> Products<'a> {
     fn at(&self, index: usize) -> (Operands<'a>, Output<'a>) {
         assert!(index < self.count);
         // SAFETY: `first` points to `count` products, borrowed mutably for the region and touched through here only. The fields are
-        // copied without making a reference to the output, whose elements several workers write: the fat pointer is read as raw.
+        // copied without making a reference to the output, whose elements several parts write: the fat pointer is read as raw.
         unsafe {
             let product = self.first.add(index);
             let output = (&raw const (*product).output).cast::<*mut [f32]>().read();
@@ -166,7 +166,7 @@ impl<'a> Products<'a> {
     }
 }
 
-/// The units, of `units` that cost `cost` each and stand from `start` on, that a worker with the range `costs` does: those whose first
+/// The units, of `units` that cost `cost` each and stand from `start` on, that a part with the range `costs` does: those whose first
 /// bit of work lies inside.
 fn units_inside(costs: &Range<usize>, start: usize, cost: usize, units: usize) -> Range<usize> {
     let unit_from = |at: usize| at.saturating_sub(start).div_ceil(cost).min(units);
@@ -179,8 +179,8 @@ const COST_WORTH_THREADS: usize = 48 * 15_000;
 impl Cpu {
     /// Computes all products in one parallel region.
     ///
-    /// The rows of all products together are cut into one contiguous range a worker, by estimated time; the same call gives a
-    /// worker the same rows again, which it then finds in its caches. Nothing is allocated.
+    /// The rows of all products together are cut into one contiguous range a thread, by estimated time; the same call has the
+    /// same ranges again, which a thread then mostly finds in its caches. Nothing is allocated.
     ///
     /// # Panics
     /// If shapes do not fit, or quantised weights meet activations without codes.

@@ -28,7 +28,7 @@ impl Cpu {
         let memory = Parts::new(&mut cache.memory[range]);
         let store_heads = |heads: Range<usize>| {
             for kv_head in heads {
-                // SAFETY: each head is stored by one worker.
+                // SAFETY: each head is stored by one part.
                 let head = unsafe { memory.part(kv_head * head_bytes..(kv_head + 1) * head_bytes) };
                 let tokens = Tokens { head, regions, shape, kv_head, first_position, k, v };
                 match kv_type {

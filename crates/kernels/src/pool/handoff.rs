@@ -13,7 +13,7 @@
 //! and then looks for sleepers, with a sequentially consistent fence between in both, so at least one of them sees the other.
 
 use super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, Spin, current_processor, fence,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, Spin, current_processor, fence,
 };
 use std::ptr;
 use std::time::Duration;
@@ -30,26 +30,24 @@ pub(super) struct Handoff {
     generation: Apart<AtomicU64>,
     /// The job of this generation; null: stop.
     job: AtomicPtr<()>,
-    /// One a thread, the starter's first.
-    seats: Vec<Apart<Seat>>,
+    /// Of each part: [`taken`] or [`done`], of the generation that it last was so in.
+    parts: Vec<Apart<AtomicU64>>,
+    /// Of each thread, the starter's first: the processor that it was on when it last looked; [`NOWHERE`] while a worker sleeps.
+    processors: Vec<AtomicUsize>,
+    /// Workers that look whose processor they are on before they take a part: all that have slept, or have just begun.
+    away_workers: AtomicUsize,
+    /// Those of them that wait to be woken.
     sleeping_workers: AtomicUsize,
     starter_sleeps: AtomicBool,
-    sleep: Mutex<()>,
+    sleeping: Mutex<()>,
     started: Condvar,
     finished: Condvar,
     stopped: Condvar,
 }
 
-/// A thread, and the part that it takes first.
-#[derive(Debug)]
-struct Seat {
-    /// Of the part: [`taken`] or [`done`], of the generation that it last was so in.
-    part: AtomicU64,
-    /// The processor that the thread was on when it last began a region; [`NOWHERE`] while it sleeps.
-    processor: AtomicUsize,
-}
-
 const NOWHERE: usize = usize::MAX;
+
+const NO_PANIC: &str = "nothing panics under this lock";
 
 /// How long a worker stays away that would only take turns with another thread: many regions, and a fraction of what the system gives a
 /// busy thread at a time.
@@ -72,12 +70,12 @@ impl Handoff {
             spin: Spin::for_threads(threads, at_once),
             generation: Apart(AtomicU64::new(0)),
             job: AtomicPtr::new(ptr::null_mut()),
-            seats: (0..threads)
-                .map(|_| Apart(Seat { part: AtomicU64::new(done(0)), processor: AtomicUsize::new(NOWHERE) }))
-                .collect(),
+            parts: (0..threads).map(|_| Apart(AtomicU64::new(done(0)))).collect(),
+            processors: (0..threads).map(|_| AtomicUsize::new(NOWHERE)).collect(),
+            away_workers: AtomicUsize::new(threads - 1),
             sleeping_workers: AtomicUsize::new(0),
             starter_sleeps: AtomicBool::new(false),
-            sleep: Mutex::new(()),
+            sleeping: Mutex::new(()),
             started: Condvar::new(),
             finished: Condvar::new(),
             stopped: Condvar::new(),
@@ -86,13 +84,15 @@ impl Handoff {
 
     /// Begins a region and returns its generation; [`Handoff::wait_until_done`] must follow before the job goes away. One starter at a time.
     pub(super) fn start(&self, job: *mut ()) -> u64 {
-        self.sits_alone(0);
+        if self.away_workers.load(Ordering::Relaxed) > 0 {
+            self.has_own_processor(0);
+        }
         self.job.store(job, Ordering::Relaxed);
         let generation = self.generation.0.fetch_add(1, Ordering::Release) + 1;
         fence(Ordering::SeqCst);
         if self.sleeping_workers.load(Ordering::Relaxed) > 0 {
             // Taking the lock waits for a worker between its last look and its sleep.
-            drop(self.sleep.lock().expect("nothing panics under this lock"));
+            drop(self.lock());
             self.started.notify_all();
         }
         generation
@@ -101,53 +101,68 @@ impl Handoff {
     /// Tells every worker to end.
     pub(super) fn stop(&self) {
         self.start(ptr::null_mut());
-        drop(self.sleep.lock().expect("nothing panics under this lock"));
+        drop(self.lock());
         self.stopped.notify_all();
     }
 
     /// The wait of worker `index` for a generation after `seen`; `None`: it is to end.
-    pub(super) fn next(&self, seen: u64, index: usize) -> Option<u64> {
+    pub(super) fn next(&self, mut seen: u64, index: usize) -> Option<u64> {
+        // Who shares a processor with the starter spins in vain: so it is enough to look whose it is after sleeping.
+        let mut is_away = seen == 0;
         loop {
-            self.wait_for_start(seen, index);
+            if !self.spin.until(|| self.is_started_after(seen)) {
+                if !std::mem::replace(&mut is_away, true) {
+                    self.away_workers.fetch_add(1, Ordering::Relaxed);
+                }
+                self.sleep(seen, index);
+            }
             let generation = self.generation.0.load(Ordering::Acquire);
             if self.job.load(Ordering::Relaxed).is_null() {
                 return None;
             }
-            if self.sits_alone(index) {
+            if !is_away {
+                return Some(generation);
+            }
+            if self.has_own_processor(index) {
+                self.away_workers.fetch_sub(1, Ordering::Relaxed);
                 return Some(generation);
             }
             self.nap(index);
+            if self.is_done(generation) {
+                seen = generation;
+            }
         }
     }
 
-    fn wait_for_start(&self, seen: u64, index: usize) {
-        let is_started = || self.generation.0.load(Ordering::Acquire) != seen;
-        if self.spin.until(is_started) {
-            return;
-        }
-        self.seats[index].0.processor.store(NOWHERE, Ordering::Relaxed);
-        let mut guard = self.sleep.lock().expect("nothing panics under this lock");
+    fn is_started_after(&self, seen: u64) -> bool {
+        self.generation.0.load(Ordering::Acquire) != seen
+    }
+
+    /// Sleeps until a generation after `seen` is there.
+    fn sleep(&self, seen: u64, index: usize) {
+        self.processors[index].store(NOWHERE, Ordering::Relaxed);
+        let mut guard = self.lock();
         self.sleeping_workers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        while !is_started() {
-            guard = self.started.wait(guard).expect("nothing panics under this lock");
+        while !self.is_started_after(seen) {
+            guard = self.started.wait(guard).expect(NO_PANIC);
         }
         self.sleeping_workers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes where this thread is; whether it has the processor for itself, as far as the threads before it are concerned.
-    fn sits_alone(&self, index: usize) -> bool {
+    /// Notes where this thread is; whether none of the threads before it was last seen there.
+    fn has_own_processor(&self, index: usize) -> bool {
         let Some(here) = current_processor() else { return true };
-        self.seats[index].0.processor.store(here, Ordering::Relaxed);
-        self.seats[..index].iter().all(|other| other.0.processor.load(Ordering::Relaxed) != here)
+        self.processors[index].store(here, Ordering::Relaxed);
+        self.processors[..index].iter().all(|other| other.load(Ordering::Relaxed) != here)
     }
 
     /// Sleeps for a while, whatever is started.
     fn nap(&self, index: usize) {
-        self.seats[index].0.processor.store(NOWHERE, Ordering::Relaxed);
-        let guard = self.sleep.lock().expect("nothing panics under this lock");
+        self.processors[index].store(NOWHERE, Ordering::Relaxed);
+        let guard = self.lock();
         if !self.job.load(Ordering::Relaxed).is_null() {
-            drop(self.stopped.wait_timeout(guard, NAP).expect("nothing panics under this lock"));
+            drop(self.stopped.wait_timeout(guard, NAP).expect(NO_PANIC));
         }
     }
 
@@ -156,8 +171,8 @@ impl Handoff {
     pub(super) fn take(&self, generation: u64, own: usize) -> Option<(usize, *mut ())> {
         // A part that was done in the generation before is not begun in this one; of a later generation, nothing looks so.
         let (open, taken) = (done(generation - 1), taken(generation));
-        let part = (own..self.seats.len()).chain(0..own).find(|&part| {
-            let state = &self.seats[part].0.part;
+        let part = (own..self.parts.len()).chain(0..own).find(|&part| {
+            let state = &self.parts[part].0;
             state.load(Ordering::Relaxed) == open
                 && state.compare_exchange(open, taken, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         })?;
@@ -166,10 +181,10 @@ impl Handoff {
 
     /// Reports that a part is done: whoever took it no longer touches the job.
     pub(super) fn part_done(&self, generation: u64, part: usize) {
-        self.seats[part].0.part.store(done(generation), Ordering::Release);
+        self.parts[part].0.store(done(generation), Ordering::Release);
         fence(Ordering::SeqCst);
         if self.starter_sleeps.load(Ordering::Relaxed) && self.is_done(generation) {
-            drop(self.sleep.lock().expect("nothing panics under this lock"));
+            drop(self.lock());
             self.finished.notify_one();
         }
     }
@@ -179,16 +194,21 @@ impl Handoff {
         if self.spin.until(|| self.is_done(generation)) {
             return;
         }
-        let mut guard = self.sleep.lock().expect("nothing panics under this lock");
+        let mut guard = self.lock();
         self.starter_sleeps.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         while !self.is_done(generation) {
-            guard = self.finished.wait(guard).expect("nothing panics under this lock");
+            guard = self.finished.wait(guard).expect(NO_PANIC);
         }
         self.starter_sleeps.store(false, Ordering::Relaxed);
     }
 
+    /// Held by whoever goes to sleep, from the last look on.
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.sleeping.lock().expect(NO_PANIC)
+    }
+
     fn is_done(&self, generation: u64) -> bool {
-        self.seats.iter().all(|seat| seat.0.part.load(Ordering::Acquire) == done(generation))
+        self.parts.iter().all(|part| part.0.load(Ordering::Acquire) == done(generation))
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(loom)]
 mod source {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-    pub(crate) use loom::sync::{Arc, Condvar, Mutex};
+    pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use loom::thread::JoinHandle;
 
     pub(crate) fn spawn(_index: usize, body: impl FnOnce() + 'static) -> std::io::Result<JoinHandle<()>> {
@@ -32,7 +32,7 @@ mod source {
 #[cfg(not(loom))]
 mod source {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-    pub(crate) use std::sync::{Arc, Condvar, Mutex};
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub(crate) use std::thread::JoinHandle;
     use std::time::{Duration, Instant};
 
