@@ -203,6 +203,12 @@ impl Handoff {
         self.starter_sleeps.store(false, Ordering::Relaxed);
     }
 
+    /// How many workers wait to be woken.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn sleeping(&self) -> usize {
+        self.sleeping_workers.load(Ordering::Relaxed)
+    }
+
     /// Held by whoever goes to sleep, from the last look on.
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.sleeping.lock().expect(NO_PANIC)

@@ -174,6 +174,12 @@ mod real {
                     std::thread::sleep(Duration::from_micros(20));
                 });
             }
+            // Where nothing is started any more, nobody goes on napping.
+            let began = Instant::now();
+            while pool.shared.handoff.sleeping() < 2 {
+                assert!(began.elapsed() < Duration::from_secs(60), "a worker never went to sleep");
+                std::thread::sleep(Duration::from_millis(1));
+            }
         })
         .join()
         .unwrap();
