@@ -4,7 +4,8 @@
 //! raises the generation (release); a worker that sees a new generation (acquire) sees the job. Whoever takes a part of that generation may
 //! run the job, since the region lasts until the part is done; the starter waits for all parts to be done (acquire), so every part happens
 //! before its return. Each thread takes its own part first, then what others have not begun: a worker that sleeps, or whose processor does
-//! something else, keeps nobody waiting, and finds nothing left to take when it comes. It may miss whole generations.
+//! something else, keeps nobody waiting (but for a part that it is in), and finds nothing left to take when it comes. It may miss whole
+//! generations.
 //!
 //! Where another program takes a processor, the system may put two of these threads on one that is left. They could only take turns, each
 //! spinning while the other waits to run; so a worker that meets a thread before it on its processor naps instead, for many regions' time.
