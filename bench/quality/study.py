@@ -137,8 +137,16 @@ class Study:
             part = part.replace(str(folder), name)
         return part
 
-    def sweep(self, name, grid, *options, limit=None, capacity="50%"):
-        """The rows of a sweep over the test text. It resumes by itself, cell by cell."""
+    def sweep(self, name, grid, *options, limit=None, capacity="50%", original=None):
+        """The rows of a sweep over the test text. It resumes by itself, cell by cell.
+
+        `original`: a sweep of this text and capacity, whose original routing need not run again.
+        """
+        if original and not self.has(name):
+            cells = self.folder / name / "cells"
+            cells.mkdir(parents=True, exist_ok=True)
+            for cell in (self.folder / original / "cells").glob("*_original.json"):
+                write(cells / cell.name, cell.read_text(encoding="utf-8"))
         return self.step(
             name, "sweep", *self.model, "-f", self.test, "--routing-grid", grid, "--capacity", capacity,
             *self.limited(limit), *options, "-o", self.folder / name,
@@ -284,10 +292,11 @@ def speed(study, dearest):
         replay = ["--replay", trace, "--routing-grid", f"original;{chosen['routing']}"]
         model = bench_rows(study.step(f"{name}-model", *bench, *replay))
         peer = llama_cpp and llama_cpp_beside(study, name, chance[0]["memory_plan_bytes"], chance[0]["threads"])
-        whole = study.step(
-            f"whole-{capacity.rstrip('%')}", "perplexity", *study.model, "-f", study.test, "--routing", chosen["routing"],
-            "--capacity", capacity, "--kl", *study.limited(study.arguments.quoted),
+        rows = study.sweep(
+            f"whole-{capacity.rstrip('%')}", chosen["routing"], limit=study.arguments.quoted, capacity=capacity,
+            original={"50%": "main", "75%": "three-quarters"}.get(capacity),
         )  # fmt: skip
+        whole = next(row for row in rows if row["routing"] == chosen["routing"])
         cells.append({"chosen": chosen, "whole": whole, "chance": chance[0], "original": model[0], "policy": model[1], "llama.cpp": peer})
     if slow:
         grid = f"original;{cells[1]['chosen']['routing']}"
