@@ -616,7 +616,7 @@ def fast_on_tasks(found):
     """On which tasks `fast` differs from original routing, at 5 % shared out among them."""
     reports = {name.removesuffix("-fast"): report for name, report in found["tasks"].items() if name.endswith("-fast")}
     differs = {name: report for name, report in reports.items() if report["comparison"]["mcnemar_p"] < 0.05 / len(reports)}
-    moved = lambda name, report: f"`{name}`, {percent(found['tasks'][f'{name}-original']['accuracy'])} to {percent(report['accuracy'])}"
+    moved = lambda name, report: f"`{name}` ({percent(found['tasks'][f'{name}-original']['accuracy'])} to {percent(report['accuracy'])})"
     if not differs:
         return f"Under `fast` accuracy on none of {len(reports)} tasks differs by more than chance would have it"
     others = "; on the others it differs by no more than chance would have it" if len(differs) < len(reports) else ""
