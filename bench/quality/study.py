@@ -77,9 +77,10 @@ class Study:
             )
         facts = {"moce": self.moce("--version").strip(), "model": model, "texts": texts}
         path = self.folder / "study.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != facts:
+        if not path.exists():
+            write(path, json.dumps(facts, indent=1))
+        elif json.loads(path.read_text(encoding="utf-8")) != facts:
             sys.exit(f"{self.folder} holds a study of another model, version or text; give another folder with -o")
-        write(path, json.dumps(facts, indent=1))
 
     def moce(self, *command, enter=None):
         """What it prints. `enter` is called in the process before it runs."""
